@@ -1,0 +1,3 @@
+//! The ring link of rdma-rpc and the verbs devices under it.
+
+pub mod verbs;

@@ -1,0 +1,274 @@
+//! What the ring link asks of a verbs device.
+//!
+//! The names and the rules are those of the verbs specification (InfiniBand Architecture
+//! Specification volume 1, chapters 10 and 11; RFC 5040 for iWARP), cut down to what one
+//! reliable connection needs. A device's own code opens it and connects the queue pair during
+//! the bootstrap; from then on the ring knows nothing but this trait, so that it is the same code
+//! on a NIC, on shared memory and in the simulator.
+//!
+//! Rules every implementation keeps, because the ring relies on them:
+//!
+//! * Work requests of one queue pair execute in the order they were posted. A signalled one
+//!   completes only after everything before it is done, and its completion frees the send-queue
+//!   slots of all before it.
+//! * The data of a WRITE is in the peer's memory before the completion of the immediate that
+//!   came with or after it is seen there. A plain WRITE has no completion at the peer.
+//! * Each immediate (and each SEND) consumes one posted receive of the peer. With none posted the
+//!   request waits (receiver not ready); after a bounded time the queue pair fails.
+//! * rkeys and bounds are checked for every remote access; a violation moves **both** queue
+//!   pairs to the error state and changes no memory.
+//! * Once in the error state, every outstanding request and receive completes with
+//!   [`Status::Flushed`]; only after its completion may the memory of a request be reused.
+//! * A full send queue is [`PostError::Full`]: back-pressure, not failure.
+
+use std::fmt;
+use std::task::{Context, Poll};
+
+/// What a device offers to one queue pair.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Caps {
+    /// Work requests the send queue holds.
+    pub send_depth: u32,
+    /// Receives the receive queue holds.
+    pub receive_depth: u32,
+    /// Whether WRITE-with-immediate exists. Where it does not (iWARP), the ring posts a WRITE and
+    /// a SEND that carries what the immediate would.
+    pub write_with_imm: bool,
+    /// Bytes that may travel inside a work request; 0: none.
+    pub inline_bytes: u32,
+    /// READs this queue pair may have in flight.
+    pub reads_in_flight: u32,
+}
+
+/// Who may touch a region. A region gets the least it needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Only this process and its device (staging memory; the target of a READ).
+    Local,
+    /// The peer may READ, never write (bulk messages waiting to be pulled).
+    RemoteRead,
+    /// The peer may WRITE (receive rings, credit cells).
+    RemoteWrite,
+}
+
+/// An address in the peer's memory, as the peer told us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RemoteAddr {
+    /// Virtual address (or, on shared memory, whatever the peer's device calls one).
+    pub addr: u64,
+    /// The region's key.
+    pub rkey: u32,
+}
+
+impl RemoteAddr {
+    /// The same region, `bytes` further on; `None` on overflow.
+    pub fn offset(self, bytes: u64) -> Option<RemoteAddr> {
+        Some(RemoteAddr { addr: self.addr.checked_add(bytes)?, rkey: self.rkey })
+    }
+}
+
+/// Registered memory. It lives at least as long as this handle; dropping the handle while a
+/// request that names it is outstanding is a bug of the caller that implementations must make
+/// harmless (keep the memory until the queue pair is gone).
+pub trait Region: Send + fmt::Debug + 'static {
+    /// Length in bytes.
+    fn len(&self) -> usize;
+
+    /// Whether the region has no bytes.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Where the peer finds this region.
+    fn remote(&self) -> RemoteAddr;
+
+    /// Copies out of the region with volatile reads: the peer or a NIC may be writing.
+    ///
+    /// # Panics
+    /// If `offset + into.len()` is beyond the region: callers check what comes from a peer first.
+    fn read(&self, offset: usize, into: &mut [u8]);
+
+    /// The region's bytes. Only for [`Access::Local`] and [`Access::RemoteRead`] regions, which
+    /// no peer can write; the caller must not touch bytes that an outstanding READ of ours is
+    /// writing.
+    ///
+    /// # Panics
+    /// If the region is [`Access::RemoteWrite`].
+    fn bytes_mut(&mut self) -> &mut [u8];
+
+    /// The region's bytes, to read. The same rules as [`Region::bytes_mut`].
+    fn bytes(&self) -> &[u8];
+}
+
+/// A stretch of a region of ours.
+#[derive(Debug)]
+pub struct Local<'a, R> {
+    /// The region.
+    pub region: &'a R,
+    /// First byte.
+    pub offset: usize,
+    /// Number of bytes.
+    pub len: usize,
+}
+
+impl<R> Clone for Local<'_, R> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<R> Copy for Local<'_, R> {}
+
+/// What a work request does.
+#[derive(Debug, Clone, Copy)]
+pub enum Op<'a, R> {
+    /// WRITE `from` to `to`. With `imm`, the peer's receive queue gets a completion.
+    Write {
+        /// Bytes to write; may be empty when there is an immediate.
+        from: Option<Local<'a, R>>,
+        /// Where to. Ignored when there is nothing to write.
+        to: RemoteAddr,
+        /// Immediate data.
+        imm: Option<u32>,
+    },
+    /// WRITE a single 64-bit word, as little-endian bytes, in one piece: the reader sees the old
+    /// value or the new one. `to` is 8-byte aligned.
+    WriteWord {
+        /// The word.
+        word: u64,
+        /// Where to.
+        to: RemoteAddr,
+    },
+    /// READ `into.len` bytes at `from`.
+    Read {
+        /// Where the bytes land.
+        into: Local<'a, R>,
+        /// Where they are.
+        from: RemoteAddr,
+    },
+    /// SEND four bytes (iWARP's stand-in for an immediate).
+    Send {
+        /// The bytes.
+        word: u32,
+    },
+}
+
+/// One work request.
+#[derive(Debug, Clone, Copy)]
+pub struct WorkRequest<'a, R> {
+    /// Comes back in the completion.
+    pub id: u64,
+    /// What to do.
+    pub op: Op<'a, R>,
+    /// Whether success makes a completion. Failure always does.
+    pub signaled: bool,
+}
+
+/// How a request ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Status {
+    /// Done.
+    Success,
+    /// Flushed: the queue pair had failed before.
+    Flushed,
+    /// The peer posted no receive in time.
+    ReceiverNotReady,
+    /// The peer's memory rules were broken.
+    RemoteAccess,
+    /// The peer does not answer.
+    RetryExceeded,
+    /// Anything else; the device's own number.
+    Other(u32),
+}
+
+/// What completed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Completed {
+    /// A signalled (or failed) work request of ours.
+    Send {
+        /// Its id.
+        id: u64,
+    },
+    /// A receive was consumed by the peer's immediate or SEND; its value.
+    Receive {
+        /// The immediate, or the SEND's word.
+        imm: u32,
+    },
+}
+
+/// One completion.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Completion {
+    /// What completed.
+    pub what: Completed,
+    /// How.
+    pub status: Status,
+}
+
+/// Why a post did not happen. Nothing of the list was posted.
+#[derive(Debug)]
+pub enum PostError {
+    /// The send queue has no room for the list.
+    Full,
+    /// The queue pair is in the error state.
+    Failed,
+    /// The verb failed.
+    Verb(VerbError),
+}
+
+/// A verb that failed.
+#[derive(Debug, Clone)]
+pub struct VerbError {
+    /// The verb or system call, such as `ibv_reg_mr`.
+    pub verb: &'static str,
+    /// The errno.
+    pub errno: i32,
+    /// What was being done and what a person can do about it.
+    pub context: String,
+}
+
+impl fmt::Display for VerbError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let reason = std::io::Error::from_raw_os_error(self.errno);
+        write!(f, "{}: {reason}", self.verb)?;
+        if self.context.is_empty() { Ok(()) } else { write!(f, ": {}", self.context) }
+    }
+}
+
+impl std::error::Error for VerbError {}
+
+/// One connected, reliable queue pair with its completion queue and its protection domain.
+///
+/// Dropping it destroys the queue pair; the peer's queue pair then fails by itself or by the
+/// bootstrap connection.
+pub trait QueuePair: Send + 'static {
+    /// Memory registered for this connection.
+    type Region: Region;
+
+    /// What the device offers.
+    fn caps(&self) -> Caps;
+
+    /// The device's name, for people.
+    fn device(&self) -> String;
+
+    /// Registers `len` bytes of new, zeroed memory.
+    fn register(&mut self, len: usize, access: Access) -> Result<Self::Region, VerbError>;
+
+    /// Posts a list of work requests with one doorbell: all or none.
+    fn post_send(&mut self, list: &[WorkRequest<'_, Self::Region>]) -> Result<(), PostError>;
+
+    /// Posts `count` more receives. (They carry no memory, or four bytes of the device's own.)
+    fn post_receives(&mut self, count: u32) -> Result<(), PostError>;
+
+    /// Takes completions, oldest first; how many. Also moves a software device along. Makes no
+    /// system call while nothing is wrong.
+    fn poll(&mut self, into: &mut [Completion]) -> Result<usize, VerbError>;
+
+    /// Asks to be woken: `Ready` when `poll` may bring something (looking again after arming),
+    /// `Pending` with the waker kept otherwise.
+    fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), VerbError>>;
+
+    /// Moves the queue pair to the error state: everything outstanding will flush.
+    fn fail(&mut self);
+}
