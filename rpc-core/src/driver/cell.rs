@@ -1,0 +1,365 @@
+//! What a connection and the two halves of one call share: a small mailbox.
+//!
+//! The connection's owner puts in what arrives; the call takes it out. The lock is held for a
+//! few instructions and covers one call only. A cell belongs to one call at a time; cells of
+//! finished calls are used again, so that a call need not allocate.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+
+use crate::metadata::MetadataMap;
+use crate::session::{Payload, StreamId};
+use crate::status::{Code, Status};
+
+/// Messages up to this many bytes are kept in the mailbox itself.
+const INLINE_BYTES: usize = 104;
+
+/// A received message.
+#[derive(Debug, Clone)]
+pub(crate) enum Body {
+    /// Short ones lie here.
+    Inline(u8, [u8; INLINE_BYTES]),
+    /// Long ones in memory of their own, which prost's `bytes` fields then share.
+    Shared(Bytes),
+}
+
+impl Body {
+    pub(crate) fn new(payload: Payload<'_>) -> Body {
+        let slice = payload.as_slice();
+        if slice.len() <= INLINE_BYTES {
+            let mut bytes = [0; INLINE_BYTES];
+            bytes[..slice.len()].copy_from_slice(slice);
+            return Body::Inline(slice.len() as u8, bytes);
+        }
+        Body::Shared(payload.into_bytes())
+    }
+
+    pub(crate) fn decode<M: prost::Message + Default>(&self) -> Result<M, prost::DecodeError> {
+        match self {
+            Body::Inline(len, bytes) => M::decode(&bytes[..usize::from(*len)]),
+            Body::Shared(bytes) => M::decode(bytes.clone()),
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Body::Inline(len, _) => usize::from(*len),
+            Body::Shared(bytes) => bytes.len(),
+        }
+    }
+}
+
+/// Something in the mailbox, in the order the peer sent it.
+#[derive(Debug)]
+enum Item {
+    Message { body: Body, position: u64 },
+    /// A bulk message that is being pulled.
+    Pulling { ticket: u64, position: u64 },
+}
+
+/// How the peer's side of the call ended.
+#[derive(Debug, Default)]
+pub(crate) enum End {
+    /// It has not.
+    #[default]
+    Open,
+    /// No more messages; on a client, status OK with these trailers.
+    Ok(MetadataMap),
+    /// Not OK. On a server: cancelled, or the connection is gone.
+    Failed(Status),
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct CellState {
+    inbox: VecDeque<Item>,
+    headers: Option<MetadataMap>,
+    end: End,
+    /// The stream, once it is open.
+    id: Option<StreamId>,
+    /// The call does not want anything any more.
+    abandoned: bool,
+    /// The reader throws messages away: report them as consumed at once.
+    discarding: bool,
+    /// A message was taken by the connection but the next must wait.
+    write_blocked: bool,
+    reader: Option<Waker>,
+    writer: Option<Waker>,
+}
+
+/// One call's mailbox.
+#[derive(Debug, Default)]
+pub(crate) struct Cell {
+    state: Mutex<CellState>,
+}
+
+/// What the reader of a call finds.
+#[derive(Debug)]
+pub(crate) enum Next {
+    /// A message, and the stream's position after it.
+    Message(Body, u64),
+    /// No more messages.
+    End,
+    /// The call has failed.
+    Failed(Status),
+}
+
+impl Cell {
+    fn lock(&self) -> MutexGuard<'_, CellState> {
+        // No code that can panic runs under this lock; if it did, the state is still whole.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes a used cell new, keeping its memory.
+    pub(crate) fn reset(&mut self) {
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let mut inbox = std::mem::take(&mut state.inbox);
+        inbox.clear();
+        *state = CellState { inbox, ..CellState::default() };
+    }
+
+    // ---- the connection's side ----
+
+    pub(crate) fn set_id(&self, id: StreamId) {
+        self.lock().id = Some(id);
+    }
+
+    pub(crate) fn put_message(&self, body: Body, position: u64) -> bool {
+        let mut state = self.lock();
+        if state.discarding {
+            return false;
+        }
+        state.inbox.push_back(Item::Message { body, position });
+        state.wake_reader();
+        true
+    }
+
+    /// A place in the order for a message that is being pulled. `false`: nobody wants it.
+    pub(crate) fn put_pulling(&self, ticket: u64, position: u64) -> bool {
+        let mut state = self.lock();
+        if state.discarding || state.abandoned {
+            return false;
+        }
+        state.inbox.push_back(Item::Pulling { ticket, position });
+        true
+    }
+
+    pub(crate) fn pulled(&self, ticket: u64, message: Bytes) {
+        let mut state = self.lock();
+        for item in &mut state.inbox {
+            if let Item::Pulling { ticket: theirs, position } = *item
+                && theirs == ticket
+            {
+                *item = Item::Message { body: Body::new(Payload::Owned(message)), position };
+                state.wake_reader();
+                return;
+            }
+        }
+    }
+
+    pub(crate) fn put_headers(&self, headers: MetadataMap) {
+        let mut state = self.lock();
+        state.headers = Some(headers);
+        state.wake_reader();
+    }
+
+    /// The peer's side of the call is over. Only the first word counts.
+    pub(crate) fn put_end(&self, end: End) {
+        let mut state = self.lock();
+        if matches!(state.end, End::Open) {
+            if let End::Failed(_) = end {
+                // A failure is not held back by pulls that may never finish.
+                state.inbox.retain(|item| matches!(item, Item::Message { .. }));
+            }
+            state.end = end;
+            state.wake_reader();
+        }
+        state.wake_writer();
+    }
+
+    /// A whole unary response, under one lock.
+    pub(crate) fn put_response(&self, headers: MetadataMap, body: Body, trailers: MetadataMap) {
+        let mut state = self.lock();
+        if !headers.is_empty() {
+            state.headers = Some(headers);
+        }
+        state.inbox.push_back(Item::Message { body, position: 0 });
+        state.end = End::Ok(trailers);
+        state.wake_reader();
+        state.wake_writer();
+    }
+
+    /// The next message may be sent.
+    pub(crate) fn put_writable(&self) {
+        let mut state = self.lock();
+        state.write_blocked = false;
+        state.wake_writer();
+    }
+
+    pub(crate) fn block_writer(&self) {
+        self.lock().write_blocked = true;
+    }
+
+    pub(crate) fn is_abandoned(&self) -> bool {
+        self.lock().abandoned
+    }
+
+    // ---- the call's side ----
+
+    pub(crate) fn id(&self) -> Option<StreamId> {
+        self.lock().id
+    }
+
+    /// Nobody will look into this mailbox again; gives the stream, if it is open.
+    pub(crate) fn abandon(&self) -> Option<StreamId> {
+        let mut state = self.lock();
+        state.abandoned = true;
+        state.discarding = true;
+        state.inbox.clear();
+        state.reader = None;
+        state.writer = None;
+        state.id
+    }
+
+    /// The reader wants no more messages; gives the position up to which they are thrown away.
+    pub(crate) fn discard(&self) -> Option<u64> {
+        let mut state = self.lock();
+        state.discarding = true;
+        let last = state.inbox.iter().map(|item| match item {
+            Item::Message { position, .. } | Item::Pulling { position, .. } => *position,
+        });
+        let last = last.max();
+        state.inbox.clear();
+        last
+    }
+
+    /// How the call failed, if it has: for a handler that only wants to know whether to go on.
+    pub(crate) fn poll_failed(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut state = self.lock();
+        if matches!(state.end, End::Failed(_)) {
+            return Poll::Ready(());
+        }
+        set_waker(&mut state.writer, cx);
+        Poll::Pending
+    }
+
+    /// Whether the call has failed already.
+    pub(crate) fn has_failed(&self) -> bool {
+        matches!(self.lock().end, End::Failed(_))
+    }
+
+    /// The next message, or the end.
+    pub(crate) fn poll_next(&self, cx: &mut Context<'_>) -> Poll<Next> {
+        let mut state = self.lock();
+        match state.inbox.front() {
+            Some(Item::Message { .. }) => {
+                if let Some(Item::Message { body, position }) = state.inbox.pop_front() {
+                    return Poll::Ready(Next::Message(body, position));
+                }
+            }
+            Some(Item::Pulling { .. }) => {}
+            None => match &state.end {
+                End::Open => {}
+                End::Ok(_) => return Poll::Ready(Next::End),
+                End::Failed(status) => return Poll::Ready(Next::Failed(status.clone())),
+            },
+        }
+        set_waker(&mut state.reader, cx);
+        Poll::Pending
+    }
+
+    /// Client: initial metadata, once it is known (at the latest with the first message or the
+    /// end of the call). A call that failed before gives its status.
+    pub(crate) fn poll_headers(&self, cx: &mut Context<'_>) -> Poll<Result<MetadataMap, Status>> {
+        let mut state = self.lock();
+        if let Some(headers) = state.headers.take() {
+            return Poll::Ready(Ok(headers));
+        }
+        match &state.end {
+            End::Failed(status) if state.inbox.is_empty() => {
+                return Poll::Ready(Err(status.clone()));
+            }
+            End::Open if state.inbox.is_empty() => {}
+            _ => return Poll::Ready(Ok(MetadataMap::new())),
+        }
+        set_waker(&mut state.reader, cx);
+        Poll::Pending
+    }
+
+    /// Client: a unary answer, whole: initial metadata, message, trailers.
+    pub(crate) fn poll_response(
+        &self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(MetadataMap, Body, MetadataMap), Status>> {
+        let mut state = self.lock();
+        let pulling = state.inbox.iter().any(|item| matches!(item, Item::Pulling { .. }));
+        match &state.end {
+            End::Failed(status) => return Poll::Ready(Err(status.clone())),
+            End::Ok(_) if !pulling => {}
+            End::Ok(_) | End::Open => {
+                set_waker(&mut state.reader, cx);
+                return Poll::Pending;
+            }
+        }
+        let (Some(Item::Message { body, .. }), true) =
+            (state.inbox.pop_front(), state.inbox.is_empty())
+        else {
+            return Poll::Ready(Err(Status::new(
+                Code::Internal,
+                "the server answered a call that has one response message with none or several",
+            )));
+        };
+        let End::Ok(trailers) = std::mem::take(&mut state.end) else { unreachable!("matched above") };
+        state.end = End::Ok(MetadataMap::new());
+        Poll::Ready(Ok((state.headers.take().unwrap_or_default(), body, trailers)))
+    }
+
+    /// Trailers of a call that ended OK.
+    pub(crate) fn take_trailers(&self) -> Option<MetadataMap> {
+        match &mut self.lock().end {
+            End::Ok(trailers) => Some(std::mem::take(trailers)),
+            _ => None,
+        }
+    }
+
+    /// Ready when a message may be sent; `false` when the call is over.
+    pub(crate) fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<bool> {
+        let mut state = self.lock();
+        if state.abandoned || matches!(state.end, End::Failed(_)) {
+            return Poll::Ready(false);
+        }
+        if !state.write_blocked {
+            return Poll::Ready(true);
+        }
+        set_waker(&mut state.writer, cx);
+        Poll::Pending
+    }
+
+    /// Client: whether the server has ended the call, whatever is still unread.
+    pub(crate) fn has_ended(&self) -> bool {
+        !matches!(self.lock().end, End::Open)
+    }
+}
+
+impl CellState {
+    fn wake_reader(&mut self) {
+        if let Some(waker) = self.reader.take() {
+            waker.wake();
+        }
+    }
+
+    fn wake_writer(&mut self) {
+        if let Some(waker) = self.writer.take() {
+            waker.wake();
+        }
+    }
+}
+
+fn set_waker(place: &mut Option<Waker>, cx: &mut Context<'_>) {
+    match place {
+        Some(waker) if waker.will_wake(cx.waker()) => {}
+        _ => *place = Some(cx.waker().clone()),
+    }
+}

@@ -1,0 +1,342 @@
+//! The session: frames in, frames out, and what they mean for streams.
+//!
+//! A session is a sans-IO state machine. It has no socket, clock, lock, randomness or task; time
+//! is an argument, frames are written into a [`FrameSink`](crate::link::FrameSink) the caller
+//! lends. Everything it decides can be replayed.
+//!
+//! # Call order
+//!
+//! 1. Input: [`Session::handle_frame`] for each frame received, [`Session::handle_timeout`] when
+//!    [`Session::poll_timeout`] has passed, and the calls of the layer above
+//!    ([`Session::open`], [`Session::send_message`], [`Session::finish`], ...).
+//! 2. Output: [`Session::transmit`] writes what could not go at once; then
+//!    [`Session::pop_writable`] names streams whose sender may go on. Then the caller flushes the
+//!    link.
+//!
+//! # Streams and their slots
+//!
+//! A client picks a free slot for each stream, and the slot's number plus one is the stream's
+//! number on the wire, so that both ends find a stream by indexing an array. A slot is free again
+//! when the server has had its last word: **a server sends exactly one final frame per stream**
+//! (RESPONSE, TRAILERS or RESET), whatever happened. A client that gives up sends RESET and keeps
+//! the slot until that final frame. Since frames stay in order, whatever the client still sent
+//! for the old stream arrives before the REQUEST that uses the slot again; a server ignores
+//! frames for slots that are free.
+
+mod config;
+mod control;
+mod deadlines;
+mod event;
+mod receive;
+mod send;
+mod stream;
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+pub use config::{Role, SessionConfig};
+pub use event::{Event, Finish, Message, Payload, Refusal, SessionError};
+pub use receive::FrameRef;
+pub use send::{Encode, NewStream, Opened, Sending};
+
+use crate::link::LinkLimits;
+use crate::wire::{INITIAL_MAX_STREAMS, INITIAL_WINDOW_BYTES, MAX_METHODS};
+use control::Control;
+use deadlines::Deadlines;
+use stream::{State, Stream};
+
+/// Names a stream on this side. A name outlives its stream: used later, it names nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct StreamId {
+    slot: u32,
+    generation: u32,
+}
+
+impl StreamId {
+    /// The slot: a small number, reused when the stream is over.
+    pub fn slot(self) -> usize {
+        self.slot as usize
+    }
+
+    /// The stream's number on the wire.
+    pub fn wire(self) -> u32 {
+        self.slot + 1
+    }
+}
+
+/// A connection's protocol state.
+#[derive(Debug)]
+pub struct Session {
+    role: Role,
+    config: SessionConfig,
+    link: LinkLimits,
+
+    streams: Vec<Stream>,
+    /// Client: free slots below `streams.len()`.
+    free: Vec<u32>,
+    open: u32,
+    /// Streams whose queue can be served, in turn.
+    serving: VecDeque<u32>,
+    writable: Vec<StreamId>,
+    deadlines: Deadlines,
+    buffered_bytes: u64,
+
+    control: VecDeque<Control>,
+    peer_max_streams: u32,
+    peer_window_bytes: u64,
+    settings_received: bool,
+    frames_received: u64,
+
+    /// Client: paths bound so far, their index is the number.
+    bound: Vec<Box<str>>,
+    /// Server: the receive limit of each bound method.
+    method_limits: Vec<Option<usize>>,
+
+    /// Client: REQUESTs handed to the link. Server: REQUESTs accepted.
+    requests: u64,
+    /// No new streams: we said GOAWAY (server) or the peer did (client).
+    going_away: bool,
+
+    last_heard: Instant,
+    ping_sent: Option<Instant>,
+    pongs_queued: u32,
+}
+
+impl Session {
+    /// A new session; its SETTINGS wait to be transmitted.
+    pub fn new(role: Role, config: SessionConfig, link: LinkLimits, now: Instant) -> Session {
+        let config = config.clamped();
+        let mut session = Session {
+            role,
+            config,
+            link,
+            streams: Vec::new(),
+            free: Vec::new(),
+            open: 0,
+            serving: VecDeque::new(),
+            writable: Vec::new(),
+            deadlines: Deadlines::default(),
+            buffered_bytes: 0,
+            control: VecDeque::new(),
+            peer_max_streams: INITIAL_MAX_STREAMS,
+            peer_window_bytes: INITIAL_WINDOW_BYTES,
+            settings_received: false,
+            frames_received: 0,
+            bound: Vec::new(),
+            method_limits: Vec::new(),
+            requests: 0,
+            going_away: false,
+            last_heard: now,
+            ping_sent: None,
+            pongs_queued: 0,
+        };
+        session.queue_settings();
+        session
+    }
+
+    /// Which end this is.
+    pub fn role(&self) -> Role {
+        self.role
+    }
+
+    /// Streams that are open, those this side gave up but the server has not ended included.
+    pub fn open_streams(&self) -> usize {
+        self.open as usize
+    }
+
+    /// Whether a stream is open for this side's calls.
+    pub fn is_open(&self, id: StreamId) -> bool {
+        self.get(id).is_some()
+    }
+
+    /// Whether no new streams may be opened (client) or are accepted (server).
+    pub fn is_going_away(&self) -> bool {
+        self.going_away
+    }
+
+    /// Message bytes held for readers.
+    pub fn buffered_bytes(&self) -> u64 {
+        self.buffered_bytes
+    }
+
+    /// The window this side gives each stream, in bytes.
+    pub fn window_bytes(&self) -> u64 {
+        self.config.window_bytes
+    }
+
+    /// Client: whether the stream's REQUEST has been handed to the link, so that the server may
+    /// have seen it. `false` also for streams that are over.
+    pub fn was_sent(&self, id: StreamId) -> bool {
+        self.get(id).is_some_and(|stream| stream.request_number > 0)
+    }
+
+    /// Server: the longest message a bound method takes, in bytes.
+    pub fn set_method_limit(&mut self, method: u16, bytes: usize) {
+        if let Some(limit) = self.method_limits.get_mut(usize::from(method)) {
+            *limit = Some(bytes);
+        }
+    }
+
+    /// The reader of a stream has taken everything up to `position`. Returns whether the peer has
+    /// to be told, so that the caller can see to a [`Session::transmit`].
+    pub fn consumed(&mut self, id: StreamId, position: u64) -> bool {
+        let Some(stream) = self.get_mut(id) else { return false };
+        let position = position.clamp(stream.consumed, stream.receive_position);
+        let freed = position - stream.consumed;
+        stream.consumed = position;
+        stream.credit();
+        self.buffered_bytes -= freed;
+        self.queue_window(id.slot)
+    }
+
+    /// When [`Session::handle_timeout`] wants to be called next.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let keepalive = self.keepalive_due();
+        match (self.deadlines.earliest(), keepalive) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        }
+    }
+
+    /// Takes one stream whose deadline has passed; call until it gives `None`. The stream is over
+    /// for the caller: a client has queued RESET, a server its TRAILERS, both with
+    /// DEADLINE_EXCEEDED.
+    pub fn handle_timeout(&mut self, now: Instant) -> Result<Option<StreamId>, SessionError> {
+        if let Some(slot) = self.deadlines.pop_expired(now) {
+            let id = self.id(slot);
+            match self.role {
+                Role::Client => self.give_up(slot, DEADLINE_EXCEEDED),
+                Role::Server => {
+                    self.end_with(slot, DEADLINE_EXCEEDED, "deadline passed at the server");
+                }
+            }
+            return Ok(Some(id));
+        }
+        self.check_keepalive(now)?;
+        Ok(None)
+    }
+
+    /// Something was heard from the peer: the keepalive's clock starts again. Once per batch of
+    /// frames is enough.
+    pub fn note_heard(&mut self, now: Instant) {
+        self.last_heard = now;
+        self.ping_sent = None;
+    }
+
+    /// Server: accept no more streams and say so. Streams that are open go on.
+    pub fn go_away(&mut self, code: u16, reason: &str) {
+        if !self.going_away {
+            self.going_away = true;
+            self.queue_go_away(code, reason);
+        }
+    }
+
+    /// A stream whose sender was told [`Sending::Queued`] and may go on now.
+    pub fn pop_writable(&mut self) -> Option<StreamId> {
+        self.writable.pop()
+    }
+
+    // ---- streams ----
+
+    fn id(&self, slot: u32) -> StreamId {
+        StreamId { slot, generation: self.streams[slot as usize].generation }
+    }
+
+    fn get(&self, id: StreamId) -> Option<&Stream> {
+        self.streams
+            .get(id.slot())
+            .filter(|stream| stream.generation == id.generation && stream.state == State::Open)
+    }
+
+    fn get_mut(&mut self, id: StreamId) -> Option<&mut Stream> {
+        self.streams
+            .get_mut(id.slot())
+            .filter(|stream| stream.generation == id.generation && stream.state == State::Open)
+    }
+
+    fn begin(&mut self, slot: u32, max_message_bytes: usize) -> StreamId {
+        let (send_limit, advertised) = (self.peer_window_bytes, self.config.window_bytes);
+        let stream = &mut self.streams[slot as usize];
+        stream.begin(send_limit, advertised, max_message_bytes);
+        self.open += 1;
+        self.id(slot)
+    }
+
+    /// The stream is over on both sides: forget it and free its slot.
+    fn close(&mut self, slot: u32) {
+        self.forget_work(slot);
+        let stream = &mut self.streams[slot as usize];
+        debug_assert_ne!(stream.state, State::Idle);
+        // A draining stream's name died when we gave it up.
+        let open = stream.state == State::Open;
+        stream.state = State::Idle;
+        stream.generation = stream.generation.wrapping_add(u32::from(open));
+        self.open -= 1;
+        if self.role == Role::Client {
+            self.free.push(slot);
+        }
+    }
+
+    /// Client: cancel on the wire, and wait for the server's last word.
+    fn give_up(&mut self, slot: u32, code: u16) {
+        let sent = self.streams[slot as usize].request_number > 0;
+        if !sent {
+            // The server never heard of it.
+            self.close(slot);
+            return;
+        }
+        self.forget_work(slot);
+        let stream = &mut self.streams[slot as usize];
+        stream.state = State::Draining;
+        stream.generation = stream.generation.wrapping_add(1);
+        self.queue_reset(slot, code);
+    }
+
+    fn forget_work(&mut self, slot: u32) {
+        self.deadlines.remove(slot);
+        let stream = &mut self.streams[slot as usize];
+        self.buffered_bytes -= stream.held();
+        stream.consumed = stream.receive_position;
+        stream.partial = None;
+        stream.queue = None;
+        stream.window_queued = false;
+    }
+
+    fn keepalive_due(&self) -> Option<Instant> {
+        if self.open == 0 || self.config.keepalive_interval == Duration::ZERO {
+            return None;
+        }
+        Some(match self.ping_sent {
+            Some(sent) => sent + self.config.keepalive_timeout,
+            None => self.last_heard + self.config.keepalive_interval,
+        })
+    }
+
+    fn check_keepalive(&mut self, now: Instant) -> Result<(), SessionError> {
+        if self.keepalive_due().is_none_or(|due| due > now) {
+            return Ok(());
+        }
+        match self.ping_sent {
+            Some(sent) => {
+                let waited_ms = (now - sent).as_millis() as u64;
+                Err(SessionError::KeepaliveTimeout { waited_ms })
+            }
+            None => {
+                self.ping_sent = Some(now);
+                self.queue_ping();
+                Ok(())
+            }
+        }
+    }
+}
+
+/// gRPC's CANCELLED, on the wire.
+pub(crate) const CANCELLED: u16 = 1;
+/// gRPC's DEADLINE_EXCEEDED, on the wire.
+pub(crate) const DEADLINE_EXCEEDED: u16 = 4;
+/// gRPC's RESOURCE_EXHAUSTED, on the wire.
+pub(crate) const RESOURCE_EXHAUSTED: u16 = 8;
+/// gRPC's UNAVAILABLE, on the wire.
+pub(crate) const UNAVAILABLE: u16 = 14;
+
+const _: () = assert!(MAX_METHODS < u16::MAX);

@@ -1,0 +1,544 @@
+//! What each frame from the peer means. Nothing in a frame is trusted: every length is checked
+//! against the frame, every stream against its slot, every message against its stream's limits.
+
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+
+use super::control::{MAX_QUEUED_PONGS, setting};
+use super::event::{Event, Finish, Message, Payload, Refusal, SessionError};
+use super::stream::{Partial, State};
+use super::{CANCELLED, RESOURCE_EXHAUSTED, Role, Session, StreamId, UNAVAILABLE};
+use crate::link::BulkDescriptor;
+use crate::wire::{
+    HEADER_BYTES, Header, INITIAL_WINDOW_BYTES, Kind, MAX_METHODS, MAX_PATH_BYTES,
+    MESSAGE_OVERHEAD_BYTES, SKIPPABLE, WireError, flag, split,
+};
+
+/// The first allocation for a message that comes in pieces, in bytes: more follows as pieces
+/// arrive, so that a length alone makes nobody allocate.
+const FIRST_PARTIAL_BYTES: usize = 64 * 1024;
+
+/// A deadline further away than this is none: `Instant` arithmetic must not overflow.
+const MAX_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// A frame and, where the link gave it away, the buffer it lies in.
+#[derive(Debug, Clone, Copy)]
+pub struct FrameRef<'a> {
+    /// The frame.
+    pub bytes: &'a [u8],
+    /// The buffer: message bytes are then kept by reference instead of copied.
+    pub owner: Option<&'a Bytes>,
+}
+
+impl<'a> FrameRef<'a> {
+    fn payload(&self, part: &'a [u8]) -> Payload<'a> {
+        match self.owner {
+            Some(owner) => Payload::Owned(owner.slice_ref(part)),
+            None => Payload::Borrowed(part),
+        }
+    }
+}
+
+/// A message, or a piece of one, in a frame.
+struct Piece<'a> {
+    payload: Payload<'a>,
+    /// The length of the whole message, in bytes.
+    total: usize,
+    /// More pieces follow.
+    more: bool,
+}
+
+/// What became of a piece.
+enum Taken<'a> {
+    Whole(Message<'a>),
+    Part,
+    Refused(Refusal),
+}
+
+impl Session {
+    /// Takes one frame. On an error the connection is over: say so to the peer with
+    /// [`Session::go_away`] if possible, and drop the link.
+    pub fn handle_frame<'a>(
+        &mut self,
+        now: Instant,
+        frame: FrameRef<'a>,
+    ) -> Result<Event<'a>, SessionError> {
+        let number = self.frames_received;
+        self.frames_received += 1;
+        let blame = |error, kind, stream| SessionError::Protocol { error, kind, stream, frame: number };
+        let (header, body) = Header::parse(frame.bytes).map_err(|error| blame(error, 0, 0))?;
+        self.dispatch(now, header, body, frame)
+            .map_err(|error| blame(error, header.kind, header.stream))
+    }
+
+    fn dispatch<'a>(
+        &mut self,
+        now: Instant,
+        header: Header,
+        body: &'a [u8],
+        frame: FrameRef<'a>,
+    ) -> Result<Event<'a>, WireError> {
+        let Some(kind) = Kind::from_byte(header.kind) else {
+            return if header.kind & SKIPPABLE != 0 {
+                Ok(Event::None)
+            } else {
+                Err(WireError::new(0, "unknown kind of frame"))
+            };
+        };
+        if !self.settings_received && kind != Kind::Settings {
+            return Err(WireError::new(0, "the first frame is not SETTINGS"));
+        }
+        match (self.role, kind) {
+            (Role::Server, Kind::Request) => self.on_request(now, header, body, frame),
+            (_, Kind::Message) => self.on_message(header, body, frame),
+            (Role::Client, Kind::Response) => self.on_response(header, body, frame),
+            (_, Kind::Window) => self.on_window(header),
+            (Role::Client, Kind::Trailers) => self.on_trailers(header, body),
+            (Role::Client, Kind::Headers) => self.on_headers(header, body),
+            (_, Kind::Bulk) => self.on_bulk(header, body),
+            (_, Kind::BulkDone) => {
+                Ok(Event::BulkReleased { descriptor: descriptor(body)? })
+            }
+            (_, Kind::Reset) => self.on_reset(header, body),
+            (Role::Server, Kind::Method) => self.on_method(header, body),
+            (_, Kind::Ping) => {
+                if self.pongs_queued >= MAX_QUEUED_PONGS {
+                    return Err(WireError::new(0, "pings come faster than pongs can go"));
+                }
+                self.queue_pong(header.wide_number());
+                Ok(Event::None)
+            }
+            (_, Kind::Pong) => Ok(Event::None),
+            (_, Kind::GoAway) => self.on_go_away(header, body),
+            (_, Kind::Settings) => self.on_settings(body),
+            (Role::Server, Kind::Response | Kind::Trailers | Kind::Headers) => {
+                Err(WireError::new(0, "a client sent a frame only servers send"))
+            }
+            (Role::Client, Kind::Request | Kind::Method) => {
+                Err(WireError::new(0, "a server sent a frame only clients send"))
+            }
+        }
+    }
+
+    fn on_settings<'a>(&mut self, body: &'a [u8]) -> Result<Event<'a>, WireError> {
+        if self.settings_received {
+            return Err(WireError::new(0, "SETTINGS came twice"));
+        }
+        self.settings_received = true;
+        let (entries, rest) = body.as_chunks::<{ setting::ENTRY_BYTES }>();
+        if !rest.is_empty() {
+            let at = HEADER_BYTES + body.len() - rest.len();
+            return Err(WireError::new(at, "SETTINGS end inside an entry"));
+        }
+        for (index, [i0, i1, value @ ..]) in entries.iter().enumerate() {
+            let at = HEADER_BYTES + index * setting::ENTRY_BYTES;
+            let value = u64::from_le_bytes(*value);
+            match u16::from_le_bytes([*i0, *i1]) {
+                setting::MAX_STREAMS if self.role == Role::Client => {
+                    if value == 0 {
+                        return Err(WireError::new(at, "the server allows no streams"));
+                    }
+                    self.peer_max_streams = u32::try_from(value).unwrap_or(u32::MAX - 1);
+                }
+                setting::WINDOW_BYTES => {
+                    if value < INITIAL_WINDOW_BYTES {
+                        return Err(WireError::new(at, "the window is below 64 KiB"));
+                    }
+                    self.peer_window_bytes = value;
+                }
+                _ => {}
+            }
+        }
+        for slot in 0..self.streams.len() as u32 {
+            self.raise_limit(slot, self.peer_window_bytes);
+        }
+        Ok(Event::None)
+    }
+
+    fn on_method<'a>(&mut self, header: Header, body: &'a [u8]) -> Result<Event<'a>, WireError> {
+        if usize::from(header.code) != self.method_limits.len() || header.code >= MAX_METHODS {
+            return Err(WireError::new(2, "methods are not bound in order, or too many"));
+        }
+        if body.len() > MAX_PATH_BYTES {
+            return Err(WireError::new(HEADER_BYTES + MAX_PATH_BYTES, "the path is too long"));
+        }
+        let path = text(body, HEADER_BYTES, "the path is not UTF-8")?;
+        self.method_limits.push(None);
+        Ok(Event::Bound { method: header.code, path })
+    }
+
+    fn on_request<'a>(
+        &mut self,
+        now: Instant,
+        header: Header,
+        body: &'a [u8],
+        frame: FrameRef<'a>,
+    ) -> Result<Event<'a>, WireError> {
+        let slot = self.wire_slot(header)?;
+        if usize::from(header.code) >= self.method_limits.len() {
+            return Err(WireError::new(2, "the method is not bound"));
+        }
+        let (timeout, body, mut at) = if header.flags & flag::TIMEOUT != 0 {
+            let Some((timeout, body)) = body.split_first_chunk::<8>() else {
+                return Err(WireError::new(HEADER_BYTES, "the frame ends inside its timeout"));
+            };
+            (Some(u64::from_le_bytes(*timeout)), body, HEADER_BYTES + 8)
+        } else {
+            (None, body, HEADER_BYTES)
+        };
+        let (metadata, body) =
+            split(body, header.a as usize, at, "the frame ends inside its metadata")?;
+        at += metadata.len();
+        let piece = piece(header, body, frame, at)?;
+        let index = slot as usize;
+        if self.streams.len() <= index {
+            self.streams.resize_with(index + 1, Default::default);
+        }
+        if self.streams[index].state != State::Idle {
+            return Err(WireError::new(4, "the stream is open already"));
+        }
+        if self.going_away {
+            return Ok(Event::None);
+        }
+        self.requests += 1;
+        let limit = self.method_limits[usize::from(header.code)]
+            .unwrap_or(self.config.max_message_bytes);
+        let stream = self.begin(slot, limit);
+        let deadline = timeout
+            .map(Duration::from_micros)
+            .filter(|timeout| *timeout <= MAX_TIMEOUT)
+            .map(|timeout| now + timeout);
+        if let Some(deadline) = deadline {
+            self.deadlines.insert(slot, deadline);
+        }
+        let message = match piece {
+            None => None,
+            Some(piece) => match self.take(slot, piece)? {
+                Taken::Whole(message) => Some(message),
+                Taken::Part => None,
+                Taken::Refused(why) => return Ok(self.refuse(stream, why)),
+            },
+        };
+        let end = self.note_end(slot, header)?;
+        Ok(Event::Request { stream, method: header.code, deadline, metadata, message, end })
+    }
+
+    fn on_message<'a>(
+        &mut self,
+        header: Header,
+        body: &'a [u8],
+        frame: FrameRef<'a>,
+    ) -> Result<Event<'a>, WireError> {
+        let piece = piece(header, body, frame, HEADER_BYTES)?;
+        let Some(stream) = self.receiving(header)? else { return Ok(Event::None) };
+        let message = match piece {
+            None => None,
+            Some(piece) => match self.take(stream.slot, piece)? {
+                Taken::Whole(message) => Some(message),
+                Taken::Part => None,
+                Taken::Refused(why) => return Ok(self.refuse(stream, why)),
+            },
+        };
+        let end = self.note_end(stream.slot, header)?;
+        if message.is_none() && !end {
+            return Ok(Event::None);
+        }
+        Ok(Event::Message { stream, message, end })
+    }
+
+    fn on_bulk<'a>(&mut self, header: Header, body: &'a [u8]) -> Result<Event<'a>, WireError> {
+        let descriptor = descriptor(body)?;
+        let len = header.b as usize;
+        let Some(stream) = self.receiving(header)? else {
+            self.bulk_done(&descriptor);
+            return Ok(Event::None);
+        };
+        let max_buffered = self.config.max_buffered_bytes;
+        let slot = &mut self.streams[stream.slot()];
+        if slot.partial.is_some() {
+            return Err(WireError::new(0, "BULK inside another message"));
+        }
+        check_may_send(slot)?;
+        let refusal = if len > slot.max_message_bytes {
+            let limit_bytes = slot.max_message_bytes;
+            Some(Refusal::MessageTooLong { bytes: len as u64, limit_bytes })
+        } else if self.buffered_bytes + len as u64 > max_buffered {
+            Some(Refusal::TooMuchBuffered { limit_bytes: max_buffered })
+        } else {
+            None
+        };
+        if let Some(why) = refusal {
+            self.bulk_done(&descriptor);
+            return Ok(self.refuse(stream, why));
+        }
+        let cost = len as u64 + MESSAGE_OVERHEAD_BYTES;
+        slot.receive_position += cost;
+        let position = slot.receive_position;
+        self.buffered_bytes += cost;
+        let end = self.note_end(stream.slot, header)?;
+        Ok(Event::Bulk { stream, descriptor, len, position, end })
+    }
+
+    fn on_headers<'a>(&mut self, header: Header, body: &'a [u8]) -> Result<Event<'a>, WireError> {
+        let (metadata, rest) =
+            split(body, header.a as usize, HEADER_BYTES, "the frame ends inside its metadata")?;
+        expect_end(rest, HEADER_BYTES + metadata.len())?;
+        let Some(stream) = self.receiving(header)? else { return Ok(Event::None) };
+        Ok(Event::Headers { stream, metadata })
+    }
+
+    fn on_response<'a>(
+        &mut self,
+        header: Header,
+        body: &'a [u8],
+        frame: FrameRef<'a>,
+    ) -> Result<Event<'a>, WireError> {
+        let at = HEADER_BYTES;
+        let (metadata, body) =
+            split(body, header.a as usize, at, "the frame ends inside its metadata")?;
+        let at = at + metadata.len();
+        let (trailers, body) =
+            split(body, header.b as usize, at, "the frame ends inside its trailers")?;
+        let Some(stream) = self.ending(header)? else { return Ok(Event::None) };
+        let limit_bytes = self.streams[stream.slot()].max_message_bytes;
+        self.close(stream.slot);
+        if body.len() > limit_bytes {
+            let why = Refusal::MessageTooLong { bytes: body.len() as u64, limit_bytes };
+            return Ok(Event::Refused { stream, why });
+        }
+        Ok(Event::Response { stream, metadata, trailers, message: frame.payload(body) })
+    }
+
+    fn on_trailers<'a>(&mut self, header: Header, body: &'a [u8]) -> Result<Event<'a>, WireError> {
+        let at = HEADER_BYTES;
+        let (metadata, body) =
+            split(body, header.a as usize, at, "the frame ends inside its metadata")?;
+        let at = at + metadata.len();
+        let (message, details) =
+            split(body, header.b as usize, at, "the frame ends inside its status message")?;
+        let message = text(message, at, "the status message is not UTF-8")?;
+        let Some(stream) = self.ending(header)? else { return Ok(Event::None) };
+        self.close(stream.slot);
+        let finish = Finish { code: header.code, message, metadata, details, refused: false };
+        Ok(Event::Finished { stream, finish })
+    }
+
+    fn on_reset<'a>(&mut self, header: Header, body: &'a [u8]) -> Result<Event<'a>, WireError> {
+        let message = text(body, HEADER_BYTES, "the reset's text is not UTF-8")?;
+        match self.role {
+            Role::Client => {
+                let Some(stream) = self.ending(header)? else { return Ok(Event::None) };
+                self.close(stream.slot);
+                let code = if header.code == 0 { UNAVAILABLE } else { header.code };
+                let finish =
+                    Finish { code, message, metadata: &[], details: &[], refused: true };
+                Ok(Event::Finished { stream, finish })
+            }
+            Role::Server => {
+                let slot = self.wire_slot(header)?;
+                if self.streams.get(slot as usize).is_none_or(|s| s.state == State::Idle) {
+                    return Ok(Event::None);
+                }
+                let stream = self.id(slot);
+                self.end_with(slot, CANCELLED, "cancelled by the client");
+                Ok(Event::Cancelled { stream, code: header.code })
+            }
+        }
+    }
+
+    fn on_window<'a>(&mut self, header: Header) -> Result<Event<'a>, WireError> {
+        let slot = self.wire_slot(header)?;
+        self.raise_limit(slot, header.wide_number());
+        Ok(Event::None)
+    }
+
+    fn on_go_away<'a>(&mut self, header: Header, body: &'a [u8]) -> Result<Event<'a>, WireError> {
+        let reason = text(body, HEADER_BYTES, "the reason is not UTF-8")?;
+        let mut unseen = Vec::new();
+        if self.role == Role::Client {
+            self.going_away = true;
+            let accepted = header.wide_number();
+            for slot in 0..self.streams.len() as u32 {
+                let stream = &self.streams[slot as usize];
+                let seen = (1..=accepted).contains(&stream.request_number);
+                if stream.state == State::Idle || seen {
+                    continue;
+                }
+                if stream.state == State::Open {
+                    unseen.push(self.id(slot));
+                }
+                self.close(slot);
+            }
+        }
+        Ok(Event::GoAway { unseen, code: header.code, reason })
+    }
+
+    // ---- pieces ----
+
+    fn take<'a>(&mut self, slot: u32, piece: Piece<'a>) -> Result<Taken<'a>, WireError> {
+        let Piece { payload, total, more } = piece;
+        let max_buffered = self.config.max_buffered_bytes;
+        let stream = &mut self.streams[slot as usize];
+        check_may_send(stream)?;
+        let len = payload.as_slice().len();
+        let first = stream.partial.is_none();
+        if first && total > stream.max_message_bytes {
+            let limit_bytes = stream.max_message_bytes;
+            return Ok(Taken::Refused(Refusal::MessageTooLong { bytes: total as u64, limit_bytes }));
+        }
+        let cost = len as u64 + if first { MESSAGE_OVERHEAD_BYTES } else { 0 };
+        if self.buffered_bytes + cost > max_buffered {
+            return Ok(Taken::Refused(Refusal::TooMuchBuffered { limit_bytes: max_buffered }));
+        }
+        let start = stream.receive_position;
+        stream.receive_position += cost;
+        self.buffered_bytes += cost;
+        if first && !more {
+            if len != total {
+                return Err(WireError::new(12, "the message's length is not the frame's"));
+            }
+            let position = stream.receive_position;
+            return Ok(Taken::Whole(Message { payload, position }));
+        }
+        let partial = stream.partial.get_or_insert_with(|| {
+            let bytes = BytesMut::with_capacity(total.min(FIRST_PARTIAL_BYTES));
+            Box::new(Partial { total, bytes, start })
+        });
+        let so_far = partial.bytes.len() + len;
+        if partial.total != total {
+            return Err(WireError::new(12, "the message's length has changed between its pieces"));
+        }
+        if so_far > total || (so_far == total) == more || len == 0 {
+            return Err(WireError::new(12, "the pieces do not add up to the message's length"));
+        }
+        if partial.bytes.capacity() < so_far {
+            let room = (partial.bytes.capacity() * 2).clamp(so_far, total);
+            partial.bytes.reserve(room - partial.bytes.len());
+        }
+        partial.bytes.extend_from_slice(payload.as_slice());
+        if more {
+            stream.credit();
+            self.queue_window(slot);
+            return Ok(Taken::Part);
+        }
+        let position = stream.receive_position;
+        let Some(partial) = stream.partial.take() else { return Ok(Taken::Part) };
+        let payload = Payload::Owned(partial.bytes.freeze());
+        Ok(Taken::Whole(Message { payload, position }))
+    }
+
+    fn refuse<'a>(&mut self, stream: StreamId, why: Refusal) -> Event<'a> {
+        match self.role {
+            Role::Server => self.end_with(stream.slot, RESOURCE_EXHAUSTED, &why.to_string()),
+            Role::Client => self.give_up(stream.slot, CANCELLED),
+        }
+        Event::Refused { stream, why }
+    }
+
+    fn note_end(&mut self, slot: u32, header: Header) -> Result<bool, WireError> {
+        let end = header.flags & flag::END != 0;
+        if end {
+            let stream = &mut self.streams[slot as usize];
+            if stream.partial.is_some() {
+                return Err(WireError::new(1, "the stream ends inside a message"));
+            }
+            stream.receive_closed = true;
+        }
+        Ok(end)
+    }
+
+    // ---- streams a frame may name ----
+
+    fn wire_slot(&self, header: Header) -> Result<u32, WireError> {
+        let most = match self.role {
+            Role::Server => self.config.max_streams,
+            Role::Client => self.streams.len() as u32,
+        };
+        match header.stream.checked_sub(1) {
+            Some(slot) if slot < most => Ok(slot),
+            _ => Err(WireError::new(4, "no such stream")),
+        }
+    }
+
+    /// The stream that receives, or `None` if the frame came too late and is to be ignored.
+    fn receiving(&self, header: Header) -> Result<Option<StreamId>, WireError> {
+        let slot = self.wire_slot(header)?;
+        let Some(stream) = self.streams.get(slot as usize) else { return Ok(None) };
+        let never_sent = stream.request_number == 0;
+        match (self.role, stream.state) {
+            (Role::Client, State::Idle) => Err(WireError::new(4, "the stream is not open")),
+            (Role::Client, State::Open) if never_sent => {
+                Err(WireError::new(4, "the stream's request has not been sent"))
+            }
+            (Role::Server, State::Idle) | (_, State::Draining) => Ok(None),
+            (Role::Server, State::Open)
+                if stream.queue.as_ref().is_some_and(|queue| queue.finish.is_some()) =>
+            {
+                Ok(None)
+            }
+            (_, State::Open) => Ok(Some(self.id(slot))),
+        }
+    }
+
+    /// Client: the stream that a final frame ends, or `None` if we had given it up: its slot is
+    /// free now.
+    fn ending(&mut self, header: Header) -> Result<Option<StreamId>, WireError> {
+        if let Some(stream) = self.receiving(header)? {
+            if self.streams[stream.slot()].partial.is_some() {
+                return Err(WireError::new(0, "the stream ends inside a message"));
+            }
+            return Ok(Some(stream));
+        }
+        let slot = self.wire_slot(header)?;
+        if self.streams[slot as usize].state == State::Draining {
+            self.close(slot);
+        }
+        Ok(None)
+    }
+
+    fn raise_limit(&mut self, slot: u32, limit: u64) {
+        let Some(stream) = self.streams.get_mut(slot as usize) else { return };
+        if stream.state == State::Open && limit > stream.send_limit {
+            stream.send_limit = limit;
+            self.serve_soon(slot);
+        }
+    }
+}
+
+fn check_may_send(stream: &super::stream::Stream) -> Result<(), WireError> {
+    if stream.receive_closed {
+        return Err(WireError::new(0, "a message after the end of messages"));
+    }
+    if stream.receive_position >= stream.advertised {
+        return Err(WireError::new(0, "a message beyond the stream's window"));
+    }
+    Ok(())
+}
+
+fn piece<'a>(
+    header: Header,
+    body: &'a [u8],
+    frame: FrameRef<'a>,
+    at: usize,
+) -> Result<Option<Piece<'a>>, WireError> {
+    if header.flags & flag::MESSAGE == 0 {
+        expect_end(body, at)?;
+        return Ok(None);
+    }
+    let more = header.flags & flag::MORE != 0;
+    Ok(Some(Piece { payload: frame.payload(body), total: header.b as usize, more }))
+}
+
+fn expect_end(rest: &[u8], at: usize) -> Result<(), WireError> {
+    if rest.is_empty() { Ok(()) } else { Err(WireError::new(at, "bytes after the end of the frame")) }
+}
+
+fn text<'a>(bytes: &'a [u8], at: usize, what: &'static str) -> Result<&'a str, WireError> {
+    std::str::from_utf8(bytes).map_err(|error| WireError::new(at + error.valid_up_to(), what))
+}
+
+fn descriptor(body: &[u8]) -> Result<BulkDescriptor, WireError> {
+    BulkDescriptor::new(body)
+        .ok_or_else(|| WireError::new(HEADER_BYTES, "the bulk descriptor is too long"))
+}

@@ -1,0 +1,140 @@
+//! One stream's bookkeeping: positions, not counts.
+//!
+//! Both directions count bytes from the stream's start (a message costs its length plus
+//! [`MESSAGE_OVERHEAD_BYTES`](crate::wire::MESSAGE_OVERHEAD_BYTES)). A sender may begin a frame
+//! while its position is below the limit the receiver has stated; so it overshoots by one frame
+//! or one bulk message at most. Positions only grow, so an update that comes late or twice does
+//! no harm.
+
+use bytes::{Bytes, BytesMut};
+
+use crate::link::BulkDescriptor;
+
+/// Where a stream is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum State {
+    /// The slot is free.
+    #[default]
+    Idle,
+    /// The stream is open.
+    Open,
+    /// Client: we gave up, and the server has not yet had its last word.
+    Draining,
+}
+
+/// A stream's slot.
+#[derive(Debug, Default)]
+pub(super) struct Stream {
+    pub(super) state: State,
+    /// Tells a slot's tenants apart, on this side only.
+    pub(super) generation: u32,
+
+    pub(super) send_position: u64,
+    pub(super) send_limit: u64,
+    /// The last message has been sent or queued.
+    pub(super) send_closed: bool,
+    /// Client: REQUEST has been handed to the link; as the how-manieth.
+    pub(super) request_number: u64,
+    /// What could not go at once.
+    pub(super) queue: Option<Box<SendQueue>>,
+    /// The slot is in the session's list of streams to serve.
+    pub(super) listed: bool,
+    /// Someone waits to hear that the queue is empty.
+    pub(super) wants_writable: bool,
+
+    pub(super) receive_position: u64,
+    /// What the reader has taken.
+    pub(super) consumed: u64,
+    /// What the sender gets credit for: at least `consumed`.
+    pub(super) credited: u64,
+    /// The limit last stated to the sender.
+    pub(super) advertised: u64,
+    pub(super) receive_closed: bool,
+    pub(super) window_queued: bool,
+    pub(super) max_message_bytes: usize,
+    pub(super) partial: Option<Box<Partial>>,
+}
+
+/// A message of which some pieces have come.
+#[derive(Debug)]
+pub(super) struct Partial {
+    pub(super) total: usize,
+    pub(super) bytes: BytesMut,
+    /// The stream's position before it.
+    pub(super) start: u64,
+}
+
+/// What waits for room or window, in this order.
+#[derive(Debug, Default)]
+pub(super) struct SendQueue {
+    /// A whole frame: REQUEST or HEADERS.
+    pub(super) head: Option<Box<[u8]>>,
+    /// A message.
+    pub(super) message: Option<PendingMessage>,
+    /// A whole frame: the end of messages (client) or TRAILERS (server).
+    pub(super) finish: Option<Box<[u8]>>,
+}
+
+impl SendQueue {
+    pub(super) fn is_empty(&self) -> bool {
+        self.head.is_none() && self.message.is_none() && self.finish.is_none()
+    }
+}
+
+/// A message that is going out piece by piece.
+#[derive(Debug)]
+pub(super) struct PendingMessage {
+    pub(super) bytes: Bytes,
+    pub(super) sent: usize,
+    pub(super) end: bool,
+    /// Filled and committed, with its BULK frame still to send.
+    pub(super) bulk: Option<BulkDescriptor>,
+}
+
+impl Stream {
+    pub(super) fn has_queue(&self) -> bool {
+        self.queue.as_ref().is_some_and(|queue| !queue.is_empty())
+    }
+
+    /// Whether the head of the queue may go now.
+    pub(super) fn can_serve(&self) -> bool {
+        match &self.queue {
+            None => false,
+            Some(queue) if queue.head.is_some() => true,
+            Some(queue) if queue.message.is_some() => self.send_position < self.send_limit,
+            Some(queue) => queue.finish.is_some(),
+        }
+    }
+
+    pub(super) fn queue_mut(&mut self) -> &mut SendQueue {
+        self.queue.get_or_insert_default()
+    }
+
+    /// Makes the slot a new stream's.
+    pub(super) fn begin(&mut self, send_limit: u64, advertised: u64, max_message_bytes: usize) {
+        *self = Stream {
+            state: State::Open,
+            generation: self.generation,
+            send_limit,
+            advertised,
+            max_message_bytes,
+            ..Stream::default()
+        };
+    }
+
+    /// Bytes held for the reader.
+    pub(super) fn held(&self) -> u64 {
+        self.receive_position - self.consumed
+    }
+
+    /// Credits what the reader took, and the pieces of a message it is waiting for: a message
+    /// longer than the window must be able to arrive, but only for a reader that keeps up.
+    pub(super) fn credit(&mut self) {
+        self.credited = self.credited.max(self.consumed);
+        if let Some(partial) = &self.partial
+            && self.consumed >= partial.start
+        {
+            self.credited = self.credited.max(self.receive_position);
+        }
+    }
+}
