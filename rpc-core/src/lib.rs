@@ -1,5 +1,15 @@
 //! Calls, sessions and the link contract of rdma-rpc.
 #![forbid(unsafe_code)]
 
+pub mod extensions;
 pub mod link;
+pub mod metadata;
+pub mod request;
+pub mod response;
+pub mod status;
 pub mod upgrade;
+
+pub use extensions::{Extensions, GrpcMethod};
+pub use request::{IntoRequest, IntoStreamingRequest, Request};
+pub use response::Response;
+pub use status::{Code, RequestSeen, Status};

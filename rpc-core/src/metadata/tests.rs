@@ -1,0 +1,3 @@
+//! The map and its block.
+
+use super::*;
