@@ -55,9 +55,15 @@ impl Body {
 /// Something in the mailbox, in the order the peer sent it.
 #[derive(Debug)]
 enum Item {
-    Message { body: Body, position: u64 },
+    Message {
+        body: Body,
+        position: u64,
+    },
     /// A bulk message that is being pulled.
-    Pulling { ticket: u64, position: u64 },
+    Pulling {
+        ticket: u64,
+        position: u64,
+    },
 }
 
 /// How the peer's side of the call ended.
@@ -87,6 +93,8 @@ pub(crate) struct CellState {
     write_blocked: bool,
     reader: Option<Waker>,
     writer: Option<Waker>,
+    /// Whoever wants to hear of the end without reading.
+    canceller: Option<Waker>,
 }
 
 /// One call's mailbox.
@@ -132,7 +140,7 @@ impl Cell {
             return false;
         }
         state.inbox.push_back(Item::Message { body, position });
-        state.wake_reader();
+        wake(state, true, false);
         true
     }
 
@@ -148,12 +156,12 @@ impl Cell {
 
     pub(crate) fn pulled(&self, ticket: u64, message: Bytes) {
         let mut state = self.lock();
-        for item in &mut state.inbox {
+        for item in state.inbox.iter_mut() {
             if let Item::Pulling { ticket: theirs, position } = *item
                 && theirs == ticket
             {
                 *item = Item::Message { body: Body::new(Payload::Owned(message)), position };
-                state.wake_reader();
+                wake(state, true, false);
                 return;
             }
         }
@@ -162,7 +170,7 @@ impl Cell {
     pub(crate) fn put_headers(&self, headers: MetadataMap) {
         let mut state = self.lock();
         state.headers = Some(headers);
-        state.wake_reader();
+        wake(state, true, false);
     }
 
     /// The peer's side of the call is over. Only the first word counts.
@@ -174,9 +182,9 @@ impl Cell {
                 state.inbox.retain(|item| matches!(item, Item::Message { .. }));
             }
             state.end = end;
-            state.wake_reader();
+            return wake(state, true, true);
         }
-        state.wake_writer();
+        wake(state, false, true);
     }
 
     /// A whole unary response, under one lock.
@@ -187,15 +195,14 @@ impl Cell {
         }
         state.inbox.push_back(Item::Message { body, position: 0 });
         state.end = End::Ok(trailers);
-        state.wake_reader();
-        state.wake_writer();
+        wake(state, true, true);
     }
 
     /// The next message may be sent.
     pub(crate) fn put_writable(&self) {
         let mut state = self.lock();
         state.write_blocked = false;
-        state.wake_writer();
+        wake(state, false, true);
     }
 
     pub(crate) fn block_writer(&self) {
@@ -219,8 +226,10 @@ impl Cell {
         state.discarding = true;
         state.inbox.clear();
         state.reader = None;
-        state.writer = None;
-        state.id
+        let id = state.id;
+        // The sending half may run in a task of its own.
+        wake(state, false, true);
+        id
     }
 
     /// The reader wants no more messages; gives the position up to which they are thrown away.
@@ -235,14 +244,33 @@ impl Cell {
         last
     }
 
-    /// How the call failed, if it has: for a handler that only wants to know whether to go on.
+    /// Ready when a handler's work is no longer wanted: cancelled, expired, connection lost.
     pub(crate) fn poll_failed(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut state = self.lock();
         if matches!(state.end, End::Failed(_)) {
             return Poll::Ready(());
         }
-        set_waker(&mut state.writer, cx);
+        set_waker(&mut state.canceller, cx);
         Poll::Pending
+    }
+
+    /// Client: ready when the server has ended the call or nobody wants it: no more messages
+    /// need be sent.
+    pub(crate) fn poll_ended(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut state = self.lock();
+        if state.abandoned || !matches!(state.end, End::Open) {
+            return Poll::Ready(());
+        }
+        set_waker(&mut state.canceller, cx);
+        Poll::Pending
+    }
+
+    /// Client: whether a look into the mailbox finds something new.
+    pub(crate) fn has_news(&self) -> bool {
+        let state = self.lock();
+        matches!(state.inbox.front(), Some(Item::Message { .. }))
+            || state.headers.is_some()
+            || !matches!(state.end, End::Open)
     }
 
     /// Whether the call has failed already.
@@ -311,7 +339,9 @@ impl Cell {
                 "the server answered a call that has one response message with none or several",
             )));
         };
-        let End::Ok(trailers) = std::mem::take(&mut state.end) else { unreachable!("matched above") };
+        let End::Ok(trailers) = std::mem::take(&mut state.end) else {
+            unreachable!("matched above")
+        };
         state.end = End::Ok(MetadataMap::new());
         Poll::Ready(Ok((state.headers.take().unwrap_or_default(), body, trailers)))
     }
@@ -336,24 +366,17 @@ impl Cell {
         set_waker(&mut state.writer, cx);
         Poll::Pending
     }
-
-    /// Client: whether the server has ended the call, whatever is still unread.
-    pub(crate) fn has_ended(&self) -> bool {
-        !matches!(self.lock().end, End::Open)
-    }
 }
 
-impl CellState {
-    fn wake_reader(&mut self) {
-        if let Some(waker) = self.reader.take() {
-            waker.wake();
-        }
-    }
-
-    fn wake_writer(&mut self) {
-        if let Some(waker) = self.writer.take() {
-            waker.wake();
-        }
+/// Wakes after the lock is gone: what a waker runs is not ours.
+fn wake(mut state: MutexGuard<'_, CellState>, reader: bool, writer: bool) {
+    let reader = if reader { state.reader.take() } else { None };
+    let writer = if writer { state.writer.take() } else { None };
+    let over = state.abandoned || !matches!(state.end, End::Open);
+    let canceller = if over { state.canceller.take() } else { None };
+    drop(state);
+    for waker in [reader, writer, canceller].into_iter().flatten() {
+        waker.wake();
     }
 }
 

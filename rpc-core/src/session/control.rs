@@ -71,10 +71,9 @@ impl Session {
             Role::Server => u64::from(self.config.max_streams),
             Role::Client => 0,
         };
-        for (id, value) in [
-            (setting::MAX_STREAMS, max_streams),
-            (setting::WINDOW_BYTES, self.config.window_bytes),
-        ] {
+        for (id, value) in
+            [(setting::MAX_STREAMS, max_streams), (setting::WINDOW_BYTES, self.config.window_bytes)]
+        {
             body.extend_from_slice(&id.to_le_bytes());
             body.extend_from_slice(&value.to_le_bytes());
         }
@@ -93,7 +92,8 @@ impl Session {
     }
 
     pub(super) fn queue_ping(&mut self) {
-        self.control.push_back(Control::Short(Header::new(Kind::Ping, 0).wide(self.frames_received)));
+        self.control
+            .push_back(Control::Short(Header::new(Kind::Ping, 0).wide(self.frames_received)));
     }
 
     pub(super) fn queue_pong(&mut self, number: u64) {
@@ -132,7 +132,10 @@ impl Session {
     }
 
     /// Writes waiting control frames; whether all went.
-    pub(super) fn transmit_control<S: FrameSink>(&mut self, sink: &mut S) -> Result<bool, LinkError> {
+    pub(super) fn transmit_control<S: FrameSink>(
+        &mut self,
+        sink: &mut S,
+    ) -> Result<bool, LinkError> {
         while let Some(control) = self.control.front() {
             let sent = match control {
                 Control::Short(header) | Control::Pong(header) => put(sink, &header.to_bytes())?,

@@ -225,7 +225,10 @@ impl fmt::Display for SessionError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             SessionError::Protocol { error, kind, stream, frame } => {
-                write!(f, "peer broke the protocol: {error}, in frame {frame} (kind {kind:#04x}, stream {stream})")
+                write!(
+                    f,
+                    "peer broke the protocol: {error}, in frame {frame} (kind {kind:#04x}, stream {stream})"
+                )
             }
             SessionError::KeepaliveTimeout { waited_ms } => {
                 write!(f, "peer has not answered a ping for {waited_ms} ms")

@@ -66,7 +66,8 @@ impl Session {
     ) -> Result<Event<'a>, SessionError> {
         let number = self.frames_received;
         self.frames_received += 1;
-        let blame = |error, kind, stream| SessionError::Protocol { error, kind, stream, frame: number };
+        let blame =
+            |error, kind, stream| SessionError::Protocol { error, kind, stream, frame: number };
         let (header, body) = Header::parse(frame.bytes).map_err(|error| blame(error, 0, 0))?;
         self.dispatch(now, header, body, frame)
             .map_err(|error| blame(error, header.kind, header.stream))
@@ -97,9 +98,7 @@ impl Session {
             (Role::Client, Kind::Trailers) => self.on_trailers(header, body),
             (Role::Client, Kind::Headers) => self.on_headers(header, body),
             (_, Kind::Bulk) => self.on_bulk(header, body),
-            (_, Kind::BulkDone) => {
-                Ok(Event::BulkReleased { descriptor: descriptor(body)? })
-            }
+            (_, Kind::BulkDone) => Ok(Event::BulkReleased { descriptor: descriptor(body)? }),
             (_, Kind::Reset) => self.on_reset(header, body),
             (Role::Server, Kind::Method) => self.on_method(header, body),
             (_, Kind::Ping) => {
@@ -202,8 +201,8 @@ impl Session {
             return Ok(Event::None);
         }
         self.requests += 1;
-        let limit = self.method_limits[usize::from(header.code)]
-            .unwrap_or(self.config.max_message_bytes);
+        let limit =
+            self.method_limits[usize::from(header.code)].unwrap_or(self.config.max_message_bytes);
         let stream = self.begin(slot, limit);
         let deadline = timeout
             .map(Duration::from_micros)
@@ -331,8 +330,7 @@ impl Session {
                 let Some(stream) = self.ending(header)? else { return Ok(Event::None) };
                 self.close(stream.slot);
                 let code = if header.code == 0 { UNAVAILABLE } else { header.code };
-                let finish =
-                    Finish { code, message, metadata: &[], details: &[], refused: true };
+                let finish = Finish { code, message, metadata: &[], details: &[], refused: true };
                 Ok(Event::Finished { stream, finish })
             }
             Role::Server => {
@@ -385,7 +383,10 @@ impl Session {
         let first = stream.partial.is_none();
         if first && total > stream.max_message_bytes {
             let limit_bytes = stream.max_message_bytes;
-            return Ok(Taken::Refused(Refusal::MessageTooLong { bytes: total as u64, limit_bytes }));
+            return Ok(Taken::Refused(Refusal::MessageTooLong {
+                bytes: total as u64,
+                limit_bytes,
+            }));
         }
         let cost = len as u64 + if first { MESSAGE_OVERHEAD_BYTES } else { 0 };
         if self.buffered_bytes + cost > max_buffered {
@@ -531,7 +532,11 @@ fn piece<'a>(
 }
 
 fn expect_end(rest: &[u8], at: usize) -> Result<(), WireError> {
-    if rest.is_empty() { Ok(()) } else { Err(WireError::new(at, "bytes after the end of the frame")) }
+    if rest.is_empty() {
+        Ok(())
+    } else {
+        Err(WireError::new(at, "bytes after the end of the frame"))
+    }
 }
 
 fn text<'a>(bytes: &'a [u8], at: usize, what: &'static str) -> Result<&'a str, WireError> {

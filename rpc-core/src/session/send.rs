@@ -13,10 +13,8 @@ use super::control::{Control, MAX_TEXT_BYTES, cut, frame, put};
 use super::stream::{PendingMessage, State, Stream};
 use super::{Session, StreamId};
 use crate::link::{FrameSink, LinkError};
-use crate::metadata::MetadataMap;
-use crate::wire::{
-    HEADER_BYTES, Header, Kind, MAX_METHODS, MESSAGE_OVERHEAD_BYTES, flag,
-};
+use crate::metadata::{MAX_METADATA_BYTES, MetadataMap};
+use crate::wire::{HEADER_BYTES, Header, Kind, MAX_METHODS, MESSAGE_OVERHEAD_BYTES, flag};
 
 /// A message that can write itself.
 pub trait Encode {
@@ -67,7 +65,10 @@ pub struct NewStream<'a> {
 
 impl std::fmt::Debug for NewStream<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("NewStream").field("path", &self.path).field("end", &self.end).finish_non_exhaustive()
+        f.debug_struct("NewStream")
+            .field("path", &self.path)
+            .field("end", &self.end)
+            .finish_non_exhaustive()
     }
 }
 
@@ -110,10 +111,10 @@ impl Session {
         if self.going_away {
             return Ok(Opened::GoingAway);
         }
-        let metadata_len = request.metadata.encoded_len();
         let metadata_limit = self.link.max_frame_bytes - HEADER_BYTES - 8;
-        if metadata_len > metadata_limit {
-            return Ok(Opened::MetadataTooLong(metadata_len, metadata_limit));
+        if block_len(request.metadata).is_none_or(|len| len > metadata_limit) {
+            let len = request.metadata.encoded_len();
+            return Ok(Opened::MetadataTooLong(len, metadata_limit.min(MAX_METADATA_BYTES)));
         }
         if self.free.is_empty() && self.streams.len() >= self.peer_max_streams as usize {
             return Ok(Opened::NoSlot);
@@ -190,7 +191,6 @@ impl Session {
             bytes: message.to_bytes(),
             sent: 0,
             end: request.end,
-            bulk: None,
         });
         stream.wants_writable = true;
         self.serve_soon(slot);
@@ -220,7 +220,7 @@ impl Session {
         }
         let stream = &mut self.streams[id.slot()];
         stream.queue_mut().message =
-            Some(PendingMessage { bytes: message.to_bytes(), sent: 0, end, bulk: None });
+            Some(PendingMessage { bytes: message.to_bytes(), sent: 0, end });
         stream.wants_writable = true;
         self.serve_soon(id.slot);
         self.transmit(sink)?;
@@ -261,7 +261,7 @@ impl Session {
     }
 
     /// Puts a message where the peer can pull it and sends the BULK frame. `false`: no buffer.
-    /// With a buffer but no room for the frame, the descriptor waits in the stream's queue.
+    /// With a buffer but no room for the frame, the frame waits with the control frames.
     fn send_bulk<S: FrameSink>(
         &mut self,
         sink: &mut S,
@@ -320,7 +320,8 @@ impl Session {
         let control_empty = self.control.is_empty();
         let Some(stream) = self.get_mut(id) else { return Ok(None) };
         let full_len = metadata.encoded_len();
-        let len = if full_len > limit { 0 } else { full_len };
+        let fits = block_len(metadata).is_some_and(|len| len <= limit);
+        let len = if fits { full_len } else { 0 };
         let mut bytes = vec![0; HEADER_BYTES + len];
         let header = Header::new(Kind::Headers, id.wire()).numbers(len as u32, 0);
         bytes[..HEADER_BYTES].copy_from_slice(&header.to_bytes());
@@ -331,7 +332,7 @@ impl Session {
             self.streams[id.slot()].queue_mut().head = Some(bytes.into());
             self.serve_soon(id.slot);
         }
-        Ok((full_len > limit).then_some(full_len))
+        Ok((!fits).then_some(full_len))
     }
 
     /// Server: the whole answer to a unary call, with status OK. The stream is over for the
@@ -351,13 +352,14 @@ impl Session {
         let straight = !stream.has_queue()
             && self.control.is_empty()
             && !self.is_bulk(len)
+            && block_len(metadata).is_some()
+            && block_len(trailers).is_some()
             && frame_len <= self.link.max_frame_bytes;
         if straight && let Some(room) = sink.reserve(frame_len)? {
             let header = Header::new(Kind::Response, id.wire())
                 .numbers(metadata_len as u32, trailers_len as u32);
             room[..HEADER_BYTES].copy_from_slice(&header.to_bytes());
-            let (blocks, body) =
-                room[HEADER_BYTES..].split_at_mut(metadata_len + trailers_len);
+            let (blocks, body) = room[HEADER_BYTES..].split_at_mut(metadata_len + trailers_len);
             let (first, second) = blocks.split_at_mut(metadata_len);
             write_block(metadata, first);
             write_block(trailers, second);
@@ -528,8 +530,7 @@ impl Session {
                 return Ok(false);
             }
             message.sent += piece;
-            stream.send_position +=
-                piece as u64 + if first { MESSAGE_OVERHEAD_BYTES } else { 0 };
+            stream.send_position += piece as u64 + if first { MESSAGE_OVERHEAD_BYTES } else { 0 };
             if more {
                 return Ok(true);
             }
@@ -554,7 +555,8 @@ impl Session {
         if let Some(method) = self.bound.iter().position(|known| **known == *path) {
             return Some(method as u16);
         }
-        if self.bound.len() >= usize::from(MAX_METHODS) || path.len() > crate::wire::MAX_PATH_BYTES {
+        if self.bound.len() >= usize::from(MAX_METHODS) || path.len() > crate::wire::MAX_PATH_BYTES
+        {
             return None;
         }
         let method = self.bound.len() as u16;
@@ -602,6 +604,11 @@ fn write_request_head(
     write_block(request.metadata, &mut into[at..at + metadata_len]);
 }
 
+/// The length of a metadata block in bytes, if the map may be sent at all.
+fn block_len(metadata: &MetadataMap) -> Option<usize> {
+    metadata.checked_encoded_len().ok()
+}
+
 fn write_block(metadata: &MetadataMap, into: &mut [u8]) {
     if !into.is_empty() {
         metadata.encode(into);
@@ -626,7 +633,7 @@ fn trailers_frame(
 ) -> Box<[u8]> {
     let text = cut(text, MAX_TEXT_BYTES);
     let metadata_len = metadata.encoded_len();
-    if text.len() + metadata_len + details.len() > limit {
+    if block_len(metadata).is_none() || text.len() + metadata_len + details.len() > limit {
         let text = format!(
             "{} [details of {} and trailing metadata of {metadata_len} bytes did not fit a frame]",
             cut(text, MAX_TEXT_BYTES / 2),
@@ -634,8 +641,9 @@ fn trailers_frame(
         );
         return trailers_frame(slot, code, &text, &MetadataMap::new(), &[], limit);
     }
-    let header =
-        Header::new(Kind::Trailers, slot + 1).code(code).numbers(metadata_len as u32, text.len() as u32);
+    let header = Header::new(Kind::Trailers, slot + 1)
+        .code(code)
+        .numbers(metadata_len as u32, text.len() as u32);
     let mut block = vec![0; metadata_len];
     write_block(metadata, &mut block);
     frame(header, &[&block, text.as_bytes(), details])

@@ -8,8 +8,6 @@
 
 use bytes::{Bytes, BytesMut};
 
-use crate::link::BulkDescriptor;
-
 /// Where a stream is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) enum State {
@@ -87,8 +85,6 @@ pub(super) struct PendingMessage {
     pub(super) bytes: Bytes,
     pub(super) sent: usize,
     pub(super) end: bool,
-    /// Filled and committed, with its BULK frame still to send.
-    pub(super) bulk: Option<BulkDescriptor>,
 }
 
 impl Stream {

@@ -1,0 +1,400 @@
+//! One connection, shared by all its calls.
+
+use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
+use std::time::Instant;
+
+use crossbeam_queue::SegQueue;
+
+use super::cell::{Cell, End};
+use super::job::{Job, OwnedOpen};
+use super::owner::{Failure, Owner, never_sent};
+use super::task::{Progress, now};
+use crate::link::{Link, LinkInfo};
+use crate::metadata::MetadataMap;
+use crate::session::{Encode, NewStream, Role, Session, SessionConfig, StreamId};
+use crate::status::Status;
+
+/// How often a waiting caller looks at the link before it sleeps.
+const HELP_PASSES: usize = 256;
+
+/// A request to open a stream, as the call layer makes it.
+pub(crate) type OpenRequest<'a> = NewStream<'a>;
+
+/// A connection whose link type is forgotten: what calls see. Every method does its work at once
+/// or leaves it to the connection's present owner; none blocks.
+pub(crate) trait Conn: Send + Sync + 'static {
+    /// Opens a stream; the result is in the cell.
+    fn open(&self, request: &OpenRequest<'_>) -> Arc<Cell>;
+
+    /// Sends one message; call only while the cell is writable. With `hold` it need not leave
+    /// before the next [`Conn::flush`].
+    fn send(&self, id: StreamId, cell: &Arc<Cell>, message: &dyn Encode, end: bool, hold: bool);
+
+    /// Client: no more messages.
+    fn end_messages(&self, id: StreamId);
+
+    /// Server: initial metadata.
+    fn headers(&self, id: StreamId, metadata: MetadataMap);
+
+    /// Server: a whole unary answer.
+    fn respond(
+        &self,
+        id: StreamId,
+        metadata: MetadataMap,
+        trailers: MetadataMap,
+        message: &dyn Encode,
+    );
+
+    /// Server: the end of the call.
+    fn finish(&self, id: StreamId, end: Result<MetadataMap, Status>);
+
+    /// The reader took everything up to a position.
+    fn consumed(&self, id: StreamId, position: u64);
+
+    /// Client: the call is given up.
+    fn cancel(&self, cell: &Arc<Cell>, code: u16);
+
+    /// Sends what has been committed.
+    fn flush(&self);
+
+    /// Moves the connection along in place, where its mode is to poll: for a client whose call
+    /// waits for something to come into `cell`.
+    fn help(&self, cell: &Cell);
+
+    /// Server: accept no more calls; end when those that are open have ended.
+    fn go_away(&self, reason: &str);
+
+    /// How far a reader's sender may run ahead, in bytes.
+    fn window_bytes(&self) -> u64;
+
+    /// What the connection is made of.
+    fn info(&self) -> &Arc<LinkInfo>;
+
+    /// Whether no new call can be made on it.
+    fn is_closed(&self) -> bool;
+}
+
+thread_local! {
+    /// The connection whose handlers this thread is running in place, by address; 0: none.
+    static CORKED: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
+/// A session and a link with their lock and their queue of jobs.
+#[derive(Debug)]
+pub(crate) struct Connection<L> {
+    owner: Mutex<Owner<L>>,
+    jobs: SegQueue<Job>,
+    info: Arc<LinkInfo>,
+    role: Role,
+    window_bytes: u64,
+    progress: Progress,
+    /// The connection is over or takes no new calls.
+    closed: AtomicBool,
+}
+
+impl<L: Link> Connection<L> {
+    pub(crate) fn new(
+        role: Role,
+        config: SessionConfig,
+        progress: Progress,
+        link: L,
+        now: Instant,
+    ) -> Connection<L> {
+        let session = Session::new(role, config, link.limits(), now);
+        Connection {
+            info: Arc::new(link.info()),
+            role,
+            window_bytes: session.window_bytes(),
+            owner: Mutex::new(Owner::new(session, link)),
+            jobs: SegQueue::new(),
+            progress,
+            closed: AtomicBool::new(false),
+        }
+    }
+
+    pub(super) fn role(&self) -> Role {
+        self.role
+    }
+
+    pub(super) fn progress(&self) -> Progress {
+        self.progress
+    }
+
+    fn try_lock(&self) -> Option<MutexGuard<'_, Owner<L>>> {
+        match self.owner.try_lock() {
+            Ok(owner) => Some(owner),
+            // A panic under the lock (a user's `Message` may panic while it encodes) leaves a
+            // half-written frame that was not committed; everything else is whole.
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+
+    /// Runs `act` as the owner if nobody else is, after the jobs that were left before.
+    pub(super) fn with_owner<R>(&self, act: impl FnOnce(&mut Owner<L>) -> R) -> Option<R> {
+        let mut owner = self.try_lock()?;
+        if self.run_jobs(&mut owner) {
+            self.after(&mut owner, false);
+        }
+        let result = act(&mut owner);
+        self.let_go(owner);
+        Some(result)
+    }
+
+    /// Whether there were any.
+    fn run_jobs(&self, owner: &mut Owner<L>) -> bool {
+        let mut any = false;
+        while let Some(job) = self.jobs.pop() {
+            owner.run_job(job);
+            any = true;
+        }
+        any
+    }
+
+    /// Lets the lock go, and looks after jobs that were left in the meantime.
+    fn let_go<'a>(&'a self, mut owner: MutexGuard<'a, Owner<L>>) {
+        loop {
+            if owner.dead.is_some() || owner.calls.going_away {
+                self.closed.store(true, Ordering::Release);
+            }
+            drop(owner);
+            // Whoever left a job looked at the lock after the job was in; we look at the jobs
+            // after the lock was free: one of the two sees the other.
+            fence(Ordering::SeqCst);
+            if self.jobs.is_empty() {
+                return;
+            }
+            match self.try_lock() {
+                None => return,
+                Some(again) => owner = again,
+            }
+            self.run_jobs(&mut owner);
+            self.after(&mut owner, false);
+        }
+    }
+
+    /// After a call's work: flush unless more is on its way, and see that whoever sleeps learns
+    /// what it must wait for now.
+    fn after(&self, owner: &mut Owner<L>, hold: bool) {
+        if owner.dead.is_none()
+            && !hold
+            && CORKED.get() != self.address()
+            && let Err(error) = owner.settle()
+        {
+            owner.fail(Failure::Link(error));
+        }
+        let earlier_alarm = match (owner.session.poll_timeout(), owner.alarm) {
+            (Some(due), Some(alarm)) => due < alarm,
+            (Some(_), None) => true,
+            (None, _) => false,
+        };
+        let blocked = owner.session.wants_room() || owner.link.has_unsent();
+        if (blocked || earlier_alarm || owner.dead.is_some())
+            && let Some(sleeper) = owner.sleeper.take()
+        {
+            sleeper.wake();
+        }
+    }
+
+    /// Does `act` now, or leaves `job` for the present owner.
+    fn act_or_leave(
+        &self,
+        hold: bool,
+        act: impl FnOnce(&mut Owner<L>) -> Result<(), crate::link::LinkError>,
+        job: impl FnOnce() -> Job,
+    ) {
+        if let Some(mut owner) = self.try_lock() {
+            self.run_jobs(&mut owner);
+            if owner.dead.is_none() {
+                if let Err(error) = act(&mut owner) {
+                    owner.fail(Failure::Link(error));
+                }
+                self.after(&mut owner, hold);
+            }
+            self.let_go(owner);
+        } else {
+            self.leave(job());
+        }
+    }
+
+    fn leave(&self, job: Job) {
+        self.jobs.push(job);
+        fence(Ordering::SeqCst);
+        if let Some(mut owner) = self.try_lock() {
+            self.run_jobs(&mut owner);
+            self.after(&mut owner, false);
+            self.let_go(owner);
+        }
+    }
+
+    fn address(&self) -> usize {
+        std::ptr::from_ref(self).addr()
+    }
+
+    /// What this thread sends on this connection while `act` runs leaves in one burst at the end.
+    pub(super) fn corked(&self, act: impl FnOnce()) {
+        CORKED.set(self.address());
+        act();
+        CORKED.set(0);
+        self.flush();
+    }
+}
+
+impl<L: Link> Conn for Connection<L> {
+    fn open(&self, request: &OpenRequest<'_>) -> Arc<Cell> {
+        if let Some(mut owner) = self.try_lock() {
+            self.run_jobs(&mut owner);
+            let cell = owner.calls.take_cell();
+            match &owner.dead {
+                Some(status) => cell.put_end(End::Failed(never_sent(status))),
+                None => {
+                    cell.block_writer();
+                    if let Err(error) = owner.open(&cell, request) {
+                        owner.fail(Failure::Link(error));
+                        if cell.id().is_none() {
+                            let status = owner
+                                .dead
+                                .clone()
+                                .unwrap_or_else(|| Status::unavailable("connection failed"));
+                            cell.put_end(End::Failed(never_sent(&status)));
+                        }
+                    }
+                    self.after(&mut owner, false);
+                }
+            }
+            self.let_go(owner);
+            return cell;
+        }
+        let cell = Arc::<Cell>::default();
+        cell.block_writer();
+        self.leave(Job::Open(OwnedOpen::new(&cell, request)));
+        cell
+    }
+
+    fn send(&self, id: StreamId, cell: &Arc<Cell>, message: &dyn Encode, end: bool, hold: bool) {
+        cell.block_writer();
+        self.act_or_leave(
+            hold,
+            |owner| owner.send(id, cell, message, end),
+            || Job::Send { id, cell: Arc::clone(cell), message: message.to_bytes(), end },
+        );
+    }
+
+    fn end_messages(&self, id: StreamId) {
+        self.act_or_leave(
+            false,
+            |owner| owner.session.end_messages(&mut owner.link, id),
+            || Job::EndMessages { id },
+        );
+    }
+
+    fn headers(&self, id: StreamId, metadata: MetadataMap) {
+        // Both ways need the map; only one of them runs.
+        let metadata = std::cell::RefCell::new(metadata);
+        self.act_or_leave(
+            false,
+            |owner| owner.headers(id, &metadata.borrow()),
+            || Job::Headers { id, metadata: metadata.take() },
+        );
+    }
+
+    fn respond(
+        &self,
+        id: StreamId,
+        metadata: MetadataMap,
+        trailers: MetadataMap,
+        message: &dyn Encode,
+    ) {
+        let blocks = std::cell::RefCell::new((metadata, trailers));
+        self.act_or_leave(
+            false,
+            |owner| {
+                let blocks = blocks.borrow();
+                owner.respond(id, &blocks.0, &blocks.1, message)
+            },
+            || {
+                let (metadata, trailers) = blocks.take();
+                Job::Respond { id, metadata, trailers, message: message.to_bytes() }
+            },
+        );
+    }
+
+    fn finish(&self, id: StreamId, end: Result<MetadataMap, Status>) {
+        let end = std::cell::Cell::new(Some(end));
+        let take = || end.take().unwrap_or(Ok(MetadataMap::new()));
+        self.act_or_leave(
+            false,
+            |owner| owner.finish(id, take()),
+            || Job::Finish { id, status: take() },
+        );
+    }
+
+    fn consumed(&self, id: StreamId, position: u64) {
+        self.act_or_leave(
+            false,
+            |owner| {
+                owner.session.consumed(id, position);
+                Ok(())
+            },
+            || Job::Consumed { id, position },
+        );
+    }
+
+    fn cancel(&self, cell: &Arc<Cell>, code: u16) {
+        self.act_or_leave(
+            false,
+            |owner| {
+                owner.cancel(cell, code);
+                Ok(())
+            },
+            || Job::Cancel { cell: Arc::clone(cell), code },
+        );
+    }
+
+    fn flush(&self) {
+        if let Some(mut owner) = self.try_lock() {
+            if owner.dead.is_none() {
+                self.after(&mut owner, false);
+            }
+            self.let_go(owner);
+        }
+    }
+
+    fn help(&self, cell: &Cell) {
+        if !self.progress.polls() {
+            return;
+        }
+        // Alone on the connection, the caller may as well wait here: nobody else's answer is
+        // held up, and the hand-off to another task and back is saved.
+        for _ in 0..HELP_PASSES {
+            let alone = self.with_owner(|owner| {
+                owner.pass(now(), &mut |_, _| None);
+                owner.session.open_streams() == 1
+            });
+            if alone != Some(true) || cell.has_news() {
+                return;
+            }
+            std::hint::spin_loop();
+        }
+    }
+
+    fn go_away(&self, reason: &str) {
+        self.leave(Job::GoAway { reason: reason.to_owned() });
+        if let Some(Some(waker)) = self.with_owner(|owner| owner.sleeper.take()) {
+            waker.wake();
+        }
+    }
+
+    fn window_bytes(&self) -> u64 {
+        self.window_bytes
+    }
+
+    fn info(&self) -> &Arc<LinkInfo> {
+        &self.info
+    }
+
+    fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+}

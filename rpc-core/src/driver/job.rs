@@ -1,0 +1,63 @@
+//! Work left for the owner of a connection by calls that found it taken, and calls that wait
+//! for a free stream.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use super::cell::Cell;
+use crate::metadata::MetadataMap;
+use crate::session::{Encode, NewStream, StreamId};
+use crate::status::Status;
+
+/// A request to open a stream that owns what it needs.
+#[derive(Debug)]
+pub(super) struct OwnedOpen {
+    pub(super) cell: Arc<Cell>,
+    pub(super) path: Box<str>,
+    pub(super) metadata: MetadataMap,
+    pub(super) timeout: Option<(Duration, Instant)>,
+    pub(super) message: Option<Bytes>,
+    pub(super) end: bool,
+    pub(super) max_message_bytes: usize,
+}
+
+impl OwnedOpen {
+    pub(super) fn new(cell: &Arc<Cell>, request: &NewStream<'_>) -> OwnedOpen {
+        OwnedOpen {
+            cell: Arc::clone(cell),
+            path: request.path.into(),
+            metadata: request.metadata.clone(),
+            timeout: request.timeout,
+            message: request.message.map(|message| message.to_bytes()),
+            end: request.end,
+            max_message_bytes: request.max_message_bytes,
+        }
+    }
+
+    pub(super) fn borrow(&self) -> NewStream<'_> {
+        NewStream {
+            path: &self.path,
+            metadata: &self.metadata,
+            timeout: self.timeout,
+            message: self.message.as_ref().map(|message| message as &dyn Encode),
+            end: self.end,
+            max_message_bytes: self.max_message_bytes,
+        }
+    }
+}
+
+/// Something a call wants done, in the order it asked.
+#[derive(Debug)]
+pub(super) enum Job {
+    Open(OwnedOpen),
+    Send { id: StreamId, cell: Arc<Cell>, message: Bytes, end: bool },
+    EndMessages { id: StreamId },
+    Headers { id: StreamId, metadata: MetadataMap },
+    Respond { id: StreamId, metadata: MetadataMap, trailers: MetadataMap, message: Bytes },
+    Finish { id: StreamId, status: Result<MetadataMap, Status> },
+    Consumed { id: StreamId, position: u64 },
+    Cancel { cell: Arc<Cell>, code: u16 },
+    GoAway { reason: String },
+}

@@ -1,0 +1,77 @@
+//! Bulk messages on their way in. Whatever becomes of their stream, each is answered to the peer
+//! exactly once, after the pull or instead of it, because the peer keeps its buffer until then.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::cell::Cell;
+use crate::link::{BulkDescriptor, FrameSink, LinkError};
+use crate::session::Session;
+
+#[derive(Debug)]
+struct Pull {
+    ticket: u64,
+    descriptor: BulkDescriptor,
+    len: usize,
+    cell: Arc<Cell>,
+}
+
+/// The pulls of one connection.
+#[derive(Debug, Default)]
+pub(super) struct Pulls {
+    next_ticket: u64,
+    waiting: VecDeque<Pull>,
+    under_way: Vec<Pull>,
+}
+
+impl Pulls {
+    /// A ticket for a message that is to be pulled.
+    pub(super) fn ticket(&mut self) -> u64 {
+        self.next_ticket += 1;
+        self.next_ticket
+    }
+
+    pub(super) fn push(
+        &mut self,
+        ticket: u64,
+        descriptor: BulkDescriptor,
+        len: usize,
+        cell: Arc<Cell>,
+    ) {
+        self.waiting.push_back(Pull { ticket, descriptor, len, cell });
+    }
+
+    /// Begins what can begin; whether anything changed.
+    pub(super) fn start<L: FrameSink>(
+        &mut self,
+        session: &mut Session,
+        link: &mut L,
+    ) -> Result<bool, LinkError> {
+        let mut changed = false;
+        while let Some(pull) = self.waiting.front() {
+            if pull.cell.is_abandoned() {
+                session.bulk_done(&pull.descriptor);
+                self.waiting.pop_front();
+            } else if link.bulk_pull(pull.ticket, &pull.descriptor, pull.len)? {
+                self.under_way.extend(self.waiting.pop_front());
+            } else {
+                break;
+            }
+            changed = true;
+        }
+        Ok(changed)
+    }
+
+    /// A pull has finished.
+    pub(super) fn finished(&mut self, session: &mut Session, ticket: u64, message: Bytes) {
+        let Some(index) = self.under_way.iter().position(|pull| pull.ticket == ticket) else {
+            debug_assert!(false, "the link finished a pull nobody began");
+            return;
+        };
+        let pull = self.under_way.swap_remove(index);
+        session.bulk_done(&pull.descriptor);
+        pull.cell.pulled(ticket, message);
+    }
+}

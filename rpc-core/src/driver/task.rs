@@ -1,0 +1,276 @@
+//! The task that moves one connection along, and how hard it tries.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use super::connection::{Conn, Connection};
+use super::owner::{Arrival, Arrivals, Failure};
+use crate::link::Link;
+use crate::session::Role;
+use crate::status::Status;
+
+/// Passes without news before the task lets others run, in the modes that poll.
+const PASSES_PER_TURN: usize = 32;
+
+/// How long an idle connection sleeps at most before it looks at its timers. Any value works; it
+/// only saves re-arming a timer for the first call after a pause.
+const IDLE_ALARM: Duration = Duration::from_secs(10);
+
+/// How long an orderly close may take before the link is dropped as it is.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How a connection waits for news.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum ProgressMode {
+    /// Polls without end: the shortest latency, and a core for it.
+    Busy,
+    /// Polls for a while after the last news, then sleeps until woken.
+    #[default]
+    Adaptive,
+    /// Sleeps until woken: the least CPU.
+    Event,
+}
+
+/// How a connection waits for news, with its numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// The mode.
+    pub mode: ProgressMode,
+    /// Adaptive: how long to poll after the last news.
+    pub spin: Duration,
+}
+
+impl Default for Progress {
+    fn default() -> Progress {
+        Progress { mode: ProgressMode::Adaptive, spin: Duration::from_micros(50) }
+    }
+}
+
+impl Progress {
+    /// Sleeps until woken.
+    pub const EVENT: Progress = Progress { mode: ProgressMode::Event, spin: Duration::ZERO };
+
+    /// Whether a caller that waits should look at the link itself before it sleeps.
+    pub(crate) fn polls(&self) -> bool {
+        self.mode != ProgressMode::Event
+    }
+}
+
+/// Why a connection's task ended.
+#[derive(Debug, Clone)]
+pub(crate) enum Ended {
+    /// Every call was done, and the link was closed in order.
+    Drained,
+    /// The connection failed.
+    Failed(Status),
+}
+
+/// Drives one connection to its end.
+pub(crate) struct Driver<L: Link, A> {
+    connection: Arc<Connection<L>>,
+    arrivals: A,
+    batch: Vec<Arrival>,
+    alarm: Pin<Box<tokio::time::Sleep>>,
+    last_news: Instant,
+    closing: bool,
+    client: bool,
+}
+
+impl<L: Link, A> std::fmt::Debug for Driver<L, A> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Driver").finish_non_exhaustive()
+    }
+}
+
+impl<L: Link, A> Unpin for Driver<L, A> {}
+
+impl<L: Link, A: Arrivals> Driver<L, A> {
+    /// Must be made and polled inside a tokio runtime.
+    pub(crate) fn new(connection: Arc<Connection<L>>, arrivals: A) -> Driver<L, A> {
+        let now = now();
+        Driver {
+            client: connection.role() == Role::Client,
+            connection,
+            arrivals,
+            batch: Vec::new(),
+            alarm: Box::pin(tokio::time::sleep(IDLE_ALARM)),
+            last_news: now,
+            closing: false,
+        }
+    }
+
+    /// One pass and the handlers of what it brought. `None`: someone else owns the connection.
+    fn turn(&mut self) -> Option<Turn> {
+        let now = now();
+        let Driver { connection, arrivals, batch, .. } = self;
+        let mut turn = connection.with_owner(|owner| {
+            let busy = owner.pass(now, &mut |method, path| arrivals.bind(method, path));
+            std::mem::swap(batch, &mut owner.calls.arrivals);
+            if let Some(status) = &owner.dead {
+                return Turn::Over(Ended::Failed(status.clone()));
+            }
+            let drained = owner.session.is_going_away()
+                && owner.session.open_streams() == 0
+                && !owner.session.wants_room();
+            match (drained, busy) {
+                (true, _) => Turn::Drained,
+                (_, true) => Turn::News,
+                (_, false) => Turn::Quiet,
+            }
+        })?;
+        if !batch.is_empty() {
+            connection.corked(|| arrivals.run(batch));
+            batch.clear();
+            if !matches!(turn, Turn::Over(_)) {
+                turn = Turn::News;
+            }
+        }
+        if matches!(turn, Turn::News) {
+            self.last_news = now;
+        }
+        Some(turn)
+    }
+
+    /// Whether to look again rather than sleep.
+    fn keep_polling(&self) -> bool {
+        let progress = self.connection.progress();
+        match progress.mode {
+            ProgressMode::Busy => true,
+            ProgressMode::Event => false,
+            ProgressMode::Adaptive => now().duration_since(self.last_news) < progress.spin,
+        }
+    }
+
+    /// Arms the link and the alarm. `Ready`: there is news after all.
+    fn poll_sleep(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let alarm = &mut self.alarm;
+        let armed = self.connection.with_owner(|owner| {
+            if owner.dead.is_some() {
+                return Poll::Ready(());
+            }
+            match owner.link.poll_ready(cx) {
+                Poll::Ready(Ok(())) => return Poll::Ready(()),
+                Poll::Ready(Err(error)) => {
+                    owner.fail(Failure::Link(error));
+                    return Poll::Ready(());
+                }
+                Poll::Pending => {}
+            }
+            let due = owner.session.poll_timeout().unwrap_or_else(|| now() + IDLE_ALARM);
+            if owner.alarm != Some(due) {
+                alarm.as_mut().reset(due.into());
+                owner.alarm = Some(due);
+            }
+            if alarm.as_mut().poll(cx).is_ready() {
+                owner.alarm = None;
+                alarm.as_mut().reset((now() + IDLE_ALARM).into());
+                return Poll::Ready(());
+            }
+            match &owner.sleeper {
+                Some(waker) if waker.will_wake(cx.waker()) => {}
+                _ => owner.sleeper = Some(cx.waker().clone()),
+            }
+            Poll::Pending
+        });
+        match armed {
+            Some(poll) => poll,
+            None => Poll::Ready(()),
+        }
+    }
+
+    /// Closes the link in order, within a bounded time.
+    fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
+        if self.alarm.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Ended::Drained);
+        }
+        let closed = self.connection.with_owner(|owner| match owner.link.poll_close(cx) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(result) => {
+                // Nobody is waiting for anything on it; this only marks it as over.
+                let error = result.err().unwrap_or_else(|| {
+                    crate::link::LinkError::closed("this side closed after its last call")
+                });
+                owner.fail(Failure::Link(error));
+                Poll::Ready(Ended::Drained)
+            }
+        });
+        match closed {
+            Some(poll) => poll,
+            None => {
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+        }
+    }
+}
+
+/// What one turn found.
+enum Turn {
+    News,
+    Quiet,
+    /// No new calls come, and none is left.
+    Drained,
+    Over(Ended),
+}
+
+impl<L: Link, A: Arrivals> Future for Driver<L, A> {
+    type Output = Ended;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Ended> {
+        let this = self.get_mut();
+        if this.closing {
+            return this.poll_close(cx);
+        }
+        for _ in 0..PASSES_PER_TURN {
+            match this.turn() {
+                // Whoever owns it moves it along; look again soon.
+                None => std::hint::spin_loop(),
+                Some(Turn::Over(ended)) => return Poll::Ready(ended),
+                Some(Turn::Drained) => {
+                    this.closing = true;
+                    this.alarm.as_mut().reset((now() + CLOSE_TIMEOUT).into());
+                    return this.poll_close(cx);
+                }
+                // On a client, news is for somebody: let them have it.
+                Some(Turn::News) if this.client => break,
+                Some(Turn::News) => {}
+                Some(Turn::Quiet) => {
+                    if this.keep_polling() {
+                        std::hint::spin_loop();
+                    } else if this.poll_sleep(cx).is_pending() {
+                        return Poll::Pending;
+                    }
+                }
+            }
+        }
+        // Unlike waking ourselves, this lets the runtime look at its sockets and run whatever
+        // waits, the future given to `block_on` included, before we go on.
+        std::pin::pin!(tokio::task::yield_now()).poll(cx).map(|()| Ended::Drained)
+    }
+}
+
+impl<L: Link, A> Drop for Driver<L, A> {
+    /// The runtime is shutting down, or the task was aborted: nobody will move the connection
+    /// along any more, so every call on it must learn that.
+    fn drop(&mut self) {
+        while self
+            .connection
+            .with_owner(|owner| {
+                owner.fail(Failure::Link(crate::link::LinkError::closed(
+                    "the task that drives the connection has ended",
+                )));
+            })
+            .is_none()
+        {
+            std::thread::yield_now();
+        }
+    }
+}
+
+/// The time, as tokio tells it: tests can hold it still.
+pub(crate) fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
