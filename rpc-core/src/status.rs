@@ -249,8 +249,8 @@ impl Status {
         }
     }
 
-    /// Like [`Status::from_error`], but gives the error back where no `Status` and no
-    /// [`io::Error`] is among it and its causes.
+    /// Like [`Status::from_error`], but gives the error back where no `Status` is among it and
+    /// its causes.
     pub fn try_from_error(
         error: Box<dyn Error + Send + Sync + 'static>,
     ) -> Result<Status, Box<dyn Error + Send + Sync + 'static>> {
@@ -322,17 +322,20 @@ impl Status {
     }
 }
 
-/// The first `Status` or `io::Error` among an error and its causes, as a status.
+/// A copy of the first `Status` among an error and its causes.
 fn status_among_causes(error: &(dyn Error + 'static)) -> Option<Status> {
     let mut next = Some(error);
     while let Some(error) = next {
         if let Some(status) = error.downcast_ref::<Status>() {
             return Some(status.clone());
         }
-        if let Some(error) = error.downcast_ref::<io::Error>() {
-            return Some(Status::new(code_of_io_error(error), error.to_string()));
-        }
-        next = error.source();
+        // An `io::Error` made of another error names that error's source as its own, not the
+        // error itself.
+        let inside = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        next = match inside {
+            Some(inside) => Some(inside as &(dyn Error + 'static)),
+            None => error.source(),
+        };
     }
     None
 }
@@ -555,6 +558,10 @@ mod tests {
         let status = Status::from_error(Box::new(Status::aborted("y")));
         assert_eq!((status.code(), status.message()), (Code::Aborted, "y"));
         assert!(status.source().is_none());
+
+        let wrapped = io::Error::other(Outer(Status::data_loss("z")));
+        let status = Status::from_error(wrapped.into());
+        assert_eq!((status.code(), status.message()), (Code::DataLoss, "z"));
 
         let status = Status::from_error("plain".into());
         assert_eq!((status.code(), status.message()), (Code::Unknown, "plain"));
