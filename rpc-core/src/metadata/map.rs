@@ -3,8 +3,9 @@
 use std::fmt;
 
 use super::encoding::{Ascii, Binary, ValueEncoding};
+use super::entry::Entry;
 use super::iter::{GetAll, Iter, IterMut, KeyAndValueRef, KeyRef, Keys, Values, ValuesMut};
-use super::key::MetadataKey;
+use super::key::{InvalidMetadataKey, MetadataKey};
 use super::value::MetadataValue;
 
 /// Text and binary values under keys, any number of values for a key: what gRPC sends as
@@ -167,6 +168,22 @@ impl MetadataMap {
     /// All values, to change.
     pub fn values_mut(&mut self) -> ValuesMut<'_> {
         ValuesMut::new(&mut self.slots)
+    }
+
+    /// A key of text values, there or not yet.
+    pub fn entry<K: AsMetadataKey<Ascii>>(
+        &mut self,
+        key: K,
+    ) -> Result<Entry<'_, Ascii>, InvalidMetadataKey> {
+        Ok(Entry::new(self, key.name().parse()?))
+    }
+
+    /// A key of binary values, there or not yet.
+    pub fn entry_bin<K: AsMetadataKey<Binary>>(
+        &mut self,
+        key: K,
+    ) -> Result<Entry<'_, Binary>, InvalidMetadataKey> {
+        Ok(Entry::new(self, key.name().parse()?))
     }
 
     /// Puts a text value in the place of all values under the key; gives back the first of

@@ -40,6 +40,7 @@
 //! ```
 
 mod encoding;
+mod entry;
 mod iter;
 mod key;
 mod map;
@@ -47,6 +48,7 @@ mod value;
 mod wire;
 
 pub use self::encoding::{Ascii, Binary, ValueEncoding};
+pub use self::entry::{Entry, OccupiedEntry, VacantEntry};
 pub use self::iter::{
     GetAll, Iter, IterMut, KeyAndMutValueRef, KeyAndValueRef, KeyRef, Keys, ValueIter, ValueRef,
     ValueRefMut, Values, ValuesMut,
