@@ -191,7 +191,7 @@ impl MetadataMap {
     ///
     /// # Panics
     ///
-    /// If the key is a string that is no key of text values.
+    /// If the key is a string that is no key of text values, or has upper case.
     pub fn insert<K: IntoMetadataKey<Ascii>>(
         &mut self,
         key: K,
@@ -205,7 +205,7 @@ impl MetadataMap {
     ///
     /// # Panics
     ///
-    /// If the key is a string that is no key of binary values.
+    /// If the key is a string that is no key of binary values, or has upper case.
     pub fn insert_bin<K: IntoMetadataKey<Binary>>(
         &mut self,
         key: K,
@@ -218,7 +218,7 @@ impl MetadataMap {
     ///
     /// # Panics
     ///
-    /// If the key is a string that is no key of text values.
+    /// If the key is a string that is no key of text values, or has upper case.
     pub fn append<K: IntoMetadataKey<Ascii>>(
         &mut self,
         key: K,
@@ -231,7 +231,7 @@ impl MetadataMap {
     ///
     /// # Panics
     ///
-    /// If the key is a string that is no key of binary values.
+    /// If the key is a string that is no key of binary values, or has upper case.
     pub fn append_bin<K: IntoMetadataKey<Binary>>(
         &mut self,
         key: K,
@@ -342,7 +342,8 @@ pub use self::arguments::{AsEncodingAgnosticMetadataKey, AsMetadataKey, IntoMeta
 mod arguments {
     use super::*;
 
-    /// A key to store under: a [`MetadataKey`], owned or lent, or a string of the program.
+    /// A key to store under: a [`MetadataKey`], owned or lent, or a string of the program in
+    /// lower case.
     pub trait IntoMetadataKey<VE>: Sealed {
         /// The key itself.
         #[doc(hidden)]
@@ -387,7 +388,7 @@ mod arguments {
 
     impl<VE: ValueEncoding> IntoMetadataKey<VE> for &'static str {
         fn into_key(self) -> MetadataKey<VE> {
-            MetadataKey::from_static_any_case(self)
+            MetadataKey::from_static(self)
         }
     }
 

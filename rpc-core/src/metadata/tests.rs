@@ -36,7 +36,7 @@ mod map {
         assert_eq!(map.insert("a", "4".parse().unwrap()).unwrap(), "1");
         assert_eq!((map.len(), map.keys_len()), (2, 2));
         assert_eq!(map.get_all("a").iter().collect::<Vec<_>>(), ["4"]);
-        assert!(map.append("A", "5".parse().unwrap()));
+        assert!(map.append("a", "5".parse().unwrap()));
         assert!(!map.append("c", "6".parse().unwrap()));
         let all = map.get_all("a");
         assert_eq!(all.iter().collect::<Vec<_>>(), ["4", "5"]);
@@ -144,9 +144,15 @@ mod map {
     }
 
     #[test]
-    #[should_panic(expected = "\"A b\" is no metadata key: byte 1 of the key is 0x20")]
+    #[should_panic(expected = "\"Key\" is no metadata key: byte 0 of the key is 0x4b")]
+    fn a_key_in_upper_case_is_a_mistake() {
+        MetadataMap::new().insert("Key", "v".parse().unwrap());
+    }
+
+    #[test]
+    #[should_panic(expected = "\"a b\" is no metadata key: byte 1 of the key is 0x20")]
     fn a_bad_key_is_a_mistake() {
-        MetadataMap::new().append("A b", "v".parse().unwrap());
+        MetadataMap::new().append("a b", "v".parse().unwrap());
     }
 }
 
