@@ -377,6 +377,8 @@ mod tests {
         assert_eq!(AsciiMetadataValue::try_from(&String::from("b")).unwrap(), *"b");
         assert_eq!(AsciiMetadataValue::try_from(Bytes::from_static(b"c")).unwrap(), "c");
         assert_eq!("d", AsciiMetadataValue::try_from(b"d".as_slice()).unwrap());
+        let key = MetadataKey::<Binary>::from_static("trace-bin");
+        assert_eq!(AsciiMetadataValue::from(key), "trace-bin");
     }
 
     #[test]
