@@ -185,7 +185,7 @@ mod tests {
         *extensions.get_or_insert_default::<u64>() += 5;
         *extensions.get_or_insert_with(|| -> u64 { unreachable!("there is a value") }) += 1;
         assert_eq!(*extensions.get_or_insert(0u64), 6);
-        assert_eq!(*extensions.get_or_insert(true), true);
+        assert!(*extensions.get_or_insert(true));
     }
 
     #[test]

@@ -47,17 +47,6 @@ impl<VE: ValueEncoding> MetadataKey<VE> {
         }
     }
 
-    /// Like [`MetadataKey::from_static`], but takes upper case.
-    pub(super) fn from_static_any_case(src: &'static str) -> MetadataKey<VE> {
-        if !src.bytes().any(|byte| byte.is_ascii_uppercase()) {
-            return MetadataKey::from_static(src);
-        }
-        match MetadataKey::from_bytes(src.as_bytes()) {
-            Ok(key) => key,
-            Err(error) => panic!("{src:?} is no metadata key: {error}"),
-        }
-    }
-
     /// Takes a name as it is, if it is valid and in lower case.
     pub(super) fn from_wire(name: Bytes) -> Result<MetadataKey<VE>, InvalidMetadataKey> {
         check_name(&name)?;

@@ -3,8 +3,9 @@
 use std::fmt;
 
 use super::encoding::{Ascii, Binary, ValueEncoding};
+use super::entry::Entry;
 use super::iter::{GetAll, Iter, IterMut, KeyAndValueRef, KeyRef, Keys, Values, ValuesMut};
-use super::key::MetadataKey;
+use super::key::{InvalidMetadataKey, MetadataKey};
 use super::value::MetadataValue;
 
 /// Text and binary values under keys, any number of values for a key: what gRPC sends as
@@ -169,12 +170,28 @@ impl MetadataMap {
         ValuesMut::new(&mut self.slots)
     }
 
+    /// A key of text values, there or not yet.
+    pub fn entry<K: AsMetadataKey<Ascii>>(
+        &mut self,
+        key: K,
+    ) -> Result<Entry<'_, Ascii>, InvalidMetadataKey> {
+        Ok(Entry::new(self, key.name().parse()?))
+    }
+
+    /// A key of binary values, there or not yet.
+    pub fn entry_bin<K: AsMetadataKey<Binary>>(
+        &mut self,
+        key: K,
+    ) -> Result<Entry<'_, Binary>, InvalidMetadataKey> {
+        Ok(Entry::new(self, key.name().parse()?))
+    }
+
     /// Puts a text value in the place of all values under the key; gives back the first of
     /// those.
     ///
     /// # Panics
     ///
-    /// If the key is a string that is no key of text values.
+    /// If the key is a string that is no key of text values, or has upper case.
     pub fn insert<K: IntoMetadataKey<Ascii>>(
         &mut self,
         key: K,
@@ -188,7 +205,7 @@ impl MetadataMap {
     ///
     /// # Panics
     ///
-    /// If the key is a string that is no key of binary values.
+    /// If the key is a string that is no key of binary values, or has upper case.
     pub fn insert_bin<K: IntoMetadataKey<Binary>>(
         &mut self,
         key: K,
@@ -201,7 +218,7 @@ impl MetadataMap {
     ///
     /// # Panics
     ///
-    /// If the key is a string that is no key of text values.
+    /// If the key is a string that is no key of text values, or has upper case.
     pub fn append<K: IntoMetadataKey<Ascii>>(
         &mut self,
         key: K,
@@ -214,7 +231,7 @@ impl MetadataMap {
     ///
     /// # Panics
     ///
-    /// If the key is a string that is no key of binary values.
+    /// If the key is a string that is no key of binary values, or has upper case.
     pub fn append_bin<K: IntoMetadataKey<Binary>>(
         &mut self,
         key: K,
@@ -325,7 +342,8 @@ pub use self::arguments::{AsEncodingAgnosticMetadataKey, AsMetadataKey, IntoMeta
 mod arguments {
     use super::*;
 
-    /// A key to store under: a [`MetadataKey`], owned or lent, or a string of the program.
+    /// A key to store under: a [`MetadataKey`], owned or lent, or a string of the program in
+    /// lower case.
     pub trait IntoMetadataKey<VE>: Sealed {
         /// The key itself.
         #[doc(hidden)]
@@ -370,7 +388,7 @@ mod arguments {
 
     impl<VE: ValueEncoding> IntoMetadataKey<VE> for &'static str {
         fn into_key(self) -> MetadataKey<VE> {
-            MetadataKey::from_static_any_case(self)
+            MetadataKey::from_static(self)
         }
     }
 

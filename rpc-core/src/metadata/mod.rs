@@ -11,6 +11,15 @@
 //! of them is given a meaning: a deadline, for one, is set with
 //! [`Request::set_timeout`](crate::Request::set_timeout).
 //!
+//! # Where a program written for tonic may notice
+//!
+//! - Binary values are never base64, so there is no `from_static` and no `as_encoded_bytes` for
+//!   them: `from_bytes` and `from_static_bytes` take the bytes themselves.
+//! - Tab and the bytes 0x80 to 0xFF are refused in text values, and ``! # $ % & ' * + ^ ` | ~``
+//!   in keys: HTTP allows them, gRPC does not.
+//! - Setting the key `grpc-timeout` limits nothing.
+//! - Entries are iterated in the order in which they were added.
+//!
 //! # The metadata block
 //!
 //! How a map looks on the wire. Numbers are little endian, without padding. An empty map is an
@@ -40,6 +49,7 @@
 //! ```
 
 mod encoding;
+mod entry;
 mod iter;
 mod key;
 mod map;
@@ -47,6 +57,7 @@ mod value;
 mod wire;
 
 pub use self::encoding::{Ascii, Binary, ValueEncoding};
+pub use self::entry::{Entry, OccupiedEntry, VacantEntry};
 pub use self::iter::{
     GetAll, Iter, IterMut, KeyAndMutValueRef, KeyAndValueRef, KeyRef, Keys, ValueIter, ValueRef,
     ValueRefMut, Values, ValuesMut,

@@ -178,7 +178,22 @@ macro_rules! equals {
     )*};
 }
 
-equals!([u8] str &str String Bytes);
+equals!([u8] str String Bytes);
+
+impl<'a, VE, T: ?Sized> PartialEq<&'a T> for MetadataValue<VE>
+where
+    MetadataValue<VE>: PartialEq<T>,
+{
+    fn eq(&self, other: &&'a T) -> bool {
+        *self == **other
+    }
+}
+
+impl<VE> PartialEq<MetadataValue<VE>> for &str {
+    fn eq(&self, other: &MetadataValue<VE>) -> bool {
+        other == self
+    }
+}
 
 impl<VE> PartialEq<MetadataValue<VE>> for &MetadataValue<VE> {
     fn eq(&self, other: &MetadataValue<VE>) -> bool {
@@ -364,6 +379,19 @@ mod tests {
         assert_eq!("d", AsciiMetadataValue::try_from(b"d".as_slice()).unwrap());
         let key = MetadataKey::<Binary>::from_static("trace-bin");
         assert_eq!(AsciiMetadataValue::from(key), "trace-bin");
+    }
+
+    #[test]
+    fn compared_with_what_programs_have_at_hand() {
+        let (value, other) =
+            (AsciiMetadataValue::from_static("e"), AsciiMetadataValue::from_static("f"));
+        let text = String::from("e");
+        let found = Some(&value).filter(|found| value == *found && other != *found);
+        assert_eq!(found.unwrap(), "e");
+        assert_eq!(value, text);
+        assert_eq!(text, value);
+        assert_eq!(value, b"e".as_slice());
+        assert_ne!(value, text + "e");
     }
 
     #[test]
