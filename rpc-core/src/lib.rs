@@ -1,14 +1,31 @@
-//! Calls, sessions and the link contract of rdma-rpc.
+//! Calls, sessions and the link contract of rdma-rpc: no sockets, no verbs, no unsafe.
+//!
+//! ```text
+//!   client/ server/   calls: Channel, Client, Router, Handler
+//!     driver/         moves frames between a session and a link; wakers and timers
+//!       session/      what frames mean: streams, windows, deadlines (sans-IO)
+//!       link.rs       ordered, reliable frames (implemented by the transports)
+//! ```
+//!
+//! Programs use the facade, `rdma-rpc`; transports use [`link`] and [`upgrade`].
 #![forbid(unsafe_code)]
 
+pub mod client;
+mod codec;
+#[doc(hidden)]
+pub mod codegen;
 mod driver;
 pub mod extensions;
 pub mod link;
+pub mod memory;
 pub mod metadata;
 pub mod request;
 pub mod response;
+pub mod server;
+pub mod service;
 pub mod session;
 pub mod status;
+pub mod streaming;
 pub mod upgrade;
 pub mod wire;
 
@@ -17,3 +34,4 @@ pub use extensions::{Extensions, GrpcMethod};
 pub use request::{IntoRequest, IntoStreamingRequest, Request};
 pub use response::Response;
 pub use status::{Code, RequestSeen, Status};
+pub use streaming::Streaming;

@@ -155,7 +155,7 @@ pub trait Link: FrameSink + Send + 'static {
     /// still gets all of it and then a [`LinkErrorKind::Closed`] error.
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LinkError>>;
 
-    /// What this link is, for logs and for [`crate::ConnectionInfo`].
+    /// What this link is, for logs and for people.
     fn info(&self) -> LinkInfo;
 }
 

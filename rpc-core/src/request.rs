@@ -160,7 +160,6 @@ impl<T> Request<T> {
 
     /// When a call made now with this request must end: the earlier of the deadline it came with
     /// and the timeout that was set.
-    #[allow(dead_code, reason = "the client side of the call layer asks")]
     pub(crate) fn call_deadline(&self, now: Instant) -> Option<Instant> {
         // A timeout too long to add is no limit.
         let set = self.context.timeout.and_then(|timeout| now.checked_add(timeout));
@@ -172,7 +171,6 @@ impl<T> Request<T> {
 
     /// Notes what the server knows about a request that arrived: the time the client left, when
     /// that ends, and where the request came from.
-    #[allow(dead_code, reason = "the server side of the call layer sets it")]
     pub(crate) fn set_arrival(
         &mut self,
         timeout: Option<Duration>,
@@ -183,7 +181,6 @@ impl<T> Request<T> {
     }
 
     /// Puts in the metadata that arrived.
-    #[allow(dead_code, reason = "the server side of the call layer sets it")]
     pub(crate) fn with_metadata(mut self, metadata: MetadataMap) -> Request<T> {
         self.metadata = metadata;
         self

@@ -199,7 +199,6 @@ impl Status {
 
     /// Says whether the server can have seen the request.
     #[must_use]
-    #[allow(dead_code, reason = "the client side of the call layer sets it")]
     pub(crate) fn with_request_seen(mut self, request_seen: RequestSeen) -> Status {
         self.0.request_seen = request_seen;
         self

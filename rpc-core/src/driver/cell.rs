@@ -273,6 +273,19 @@ impl Cell {
             || !matches!(state.end, End::Open)
     }
 
+    /// How the call has failed, if it has.
+    pub(crate) fn failure(&self) -> Option<Status> {
+        match &self.lock().end {
+            End::Failed(status) => Some(status.clone()),
+            _ => None,
+        }
+    }
+
+    /// Whether the peer's side of the call is over, whatever is still unread.
+    pub(crate) fn has_ended(&self) -> bool {
+        !matches!(self.lock().end, End::Open)
+    }
+
     /// Whether the call has failed already.
     pub(crate) fn has_failed(&self) -> bool {
         matches!(self.lock().end, End::Failed(_))

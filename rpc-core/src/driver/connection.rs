@@ -68,6 +68,9 @@ pub(crate) trait Conn: Send + Sync + 'static {
     /// How far a reader's sender may run ahead, in bytes.
     fn window_bytes(&self) -> u64;
 
+    /// The longest message accepted where nothing else is said, in bytes.
+    fn max_message_bytes(&self) -> usize;
+
     /// What the connection is made of.
     fn info(&self) -> &Arc<LinkInfo>;
 
@@ -88,6 +91,7 @@ pub(crate) struct Connection<L> {
     info: Arc<LinkInfo>,
     role: Role,
     window_bytes: u64,
+    max_message_bytes: usize,
     progress: Progress,
     /// The connection is over or takes no new calls.
     closed: AtomicBool,
@@ -106,6 +110,7 @@ impl<L: Link> Connection<L> {
             info: Arc::new(link.info()),
             role,
             window_bytes: session.window_bytes(),
+            max_message_bytes: config.max_message_bytes,
             owner: Mutex::new(Owner::new(session, link)),
             jobs: SegQueue::new(),
             progress,
@@ -388,6 +393,10 @@ impl<L: Link> Conn for Connection<L> {
 
     fn window_bytes(&self) -> u64 {
         self.window_bytes
+    }
+
+    fn max_message_bytes(&self) -> usize {
+        self.max_message_bytes
     }
 
     fn info(&self) -> &Arc<LinkInfo> {

@@ -30,4 +30,5 @@ mod task;
 
 pub(crate) use connection::{Conn, Connection, OpenRequest};
 pub(crate) use owner::{Arrival, Arrivals};
+pub(crate) use task::{Driver, Ended, now};
 pub use task::{Progress, ProgressMode};

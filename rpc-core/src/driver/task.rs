@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use super::connection::{Conn, Connection};
+use super::connection::Connection;
 use super::owner::{Arrival, Arrivals, Failure};
 use crate::link::Link;
 use crate::session::Role;

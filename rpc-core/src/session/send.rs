@@ -17,7 +17,7 @@ use crate::metadata::{MAX_METADATA_BYTES, MetadataMap};
 use crate::wire::{HEADER_BYTES, Header, Kind, MAX_METHODS, MESSAGE_OVERHEAD_BYTES, flag};
 
 /// A message that can write itself.
-pub trait Encode {
+pub trait Encode: Sync {
     /// Its length in bytes.
     fn encoded_len(&self) -> usize;
 

@@ -1,0 +1,161 @@
+//! One call on one connection, and how its answer is awaited.
+
+use std::future::{Future, poll_fn};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use super::connection::ClientConnection;
+use crate::driver::cell::{Body, Cell};
+use crate::driver::{Conn, OpenRequest, now};
+use crate::metadata::MetadataMap;
+use crate::request::Request;
+use crate::service::MethodDescriptor;
+use crate::session::{CANCELLED, Encode};
+use crate::status::{Code, RequestSeen, Status};
+use crate::streaming::{Side, Streaming};
+
+/// When a call must end.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Deadline(Option<Instant>);
+
+impl Deadline {
+    /// The clock is read only for calls that have a deadline.
+    pub(super) fn of<T>(request: &Request<T>) -> Deadline {
+        if request.timeout().is_none() && request.deadline().is_none() {
+            return Deadline(None);
+        }
+        Deadline(request.call_deadline(now()))
+    }
+
+    pub(super) fn at(self) -> Option<Instant> {
+        self.0
+    }
+
+    fn timeout(self) -> Option<(Duration, Instant)> {
+        self.0.map(|at| (at.saturating_duration_since(now()), at))
+    }
+}
+
+/// What a call is opened with.
+pub(super) struct Opening<'a> {
+    pub(super) method: &'static MethodDescriptor,
+    pub(super) metadata: &'a MetadataMap,
+    pub(super) deadline: Deadline,
+    /// The only message; calls that stream theirs have none yet.
+    pub(super) message: Option<&'a dyn Encode>,
+    pub(super) max_message_bytes: Option<usize>,
+}
+
+/// A call under way. Dropped before its end, it is cancelled at the server.
+pub(super) struct Call {
+    connection: ClientConnection,
+    cell: Arc<Cell>,
+    deadline: Deadline,
+    over: bool,
+}
+
+impl Call {
+    pub(super) fn open(connection: ClientConnection, opening: &Opening<'_>) -> Call {
+        let conn = connection.conn();
+        let cell = conn.open(&OpenRequest {
+            path: opening.method.path,
+            metadata: opening.metadata,
+            timeout: opening.deadline.timeout(),
+            message: opening.message,
+            end: opening.message.is_some(),
+            max_message_bytes: opening
+                .max_message_bytes
+                .unwrap_or_else(|| conn.max_message_bytes()),
+        });
+        Call { connection, cell, deadline: opening.deadline, over: false }
+    }
+
+    pub(super) fn conn(&self) -> &Arc<dyn Conn> {
+        self.connection.conn()
+    }
+
+    pub(super) fn cell(&self) -> &Arc<Cell> {
+        &self.cell
+    }
+
+    /// The whole answer of a call with one response message. Meanwhile `beside` is polled; an
+    /// error of it ends the call.
+    pub(super) async fn response(
+        &mut self,
+        beside: impl FnMut(&mut Context<'_>) -> Poll<Result<(), Status>>,
+    ) -> Result<(MetadataMap, Body, MetadataMap), Status> {
+        let result = self.wait(beside, |cell, cx| cell.poll_response(cx)).await;
+        // A failure found on this side (an answer with two messages, say) leaves the stream open.
+        self.over = self.cell.has_ended();
+        result
+    }
+
+    /// The answer of a call with many response messages, once its initial metadata is known.
+    pub(super) async fn streaming<T>(
+        mut self,
+        path: &'static str,
+    ) -> Result<(MetadataMap, Streaming<T>), Status> {
+        let headers = self.wait(|_| Poll::Pending, |cell, cx| cell.poll_headers(cx)).await?;
+        self.over = true;
+        let (conn, cell) = (Arc::clone(self.conn()), Arc::clone(&self.cell));
+        Ok((headers, Streaming::new(conn, cell, path, Side::Client)))
+    }
+
+    async fn wait<T>(
+        &self,
+        mut beside: impl FnMut(&mut Context<'_>) -> Poll<Result<(), Status>>,
+        mut poll: impl FnMut(&Cell, &mut Context<'_>) -> Poll<Result<T, Status>>,
+    ) -> Result<T, Status> {
+        // The session keeps the deadlines of open streams; a call still waiting for a stream
+        // keeps its own.
+        let mut alarm = match self.deadline.at() {
+            Some(at) if self.cell.id().is_none() => {
+                Some(Box::pin(tokio::time::sleep_until(at.into())))
+            }
+            _ => None,
+        };
+        poll_fn(|cx| {
+            if let Poll::Ready(Err(status)) = beside(cx) {
+                return Poll::Ready(Err(status));
+            }
+            if let Poll::Ready(result) = poll(&self.cell, cx) {
+                return Poll::Ready(result);
+            }
+            self.conn().help(&self.cell);
+            if let Poll::Ready(result) = poll(&self.cell, cx) {
+                return Poll::Ready(result);
+            }
+            if let Some(sleep) = &mut alarm
+                && sleep.as_mut().poll(cx).is_ready()
+            {
+                alarm = None;
+                if self.cell.id().is_none() {
+                    return Poll::Ready(Err(expired("waiting for a free stream")));
+                }
+            }
+            Poll::Pending
+        })
+        .await
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        if !self.over {
+            self.cell.abandon();
+            self.conn().cancel(&self.cell, CANCELLED);
+        }
+    }
+}
+
+/// A call that ended before its request left.
+pub(super) fn expired(doing: &str) -> Status {
+    Status::deadline_exceeded(format!("the call's deadline passed while {doing}"))
+        .with_request_seen(RequestSeen::NeverSent)
+}
+
+/// Whether a call that failed so may be made again without asking.
+pub(super) fn may_retry(status: &Status) -> bool {
+    status.request_seen() == RequestSeen::NeverSent && status.code() == Code::Unavailable
+}

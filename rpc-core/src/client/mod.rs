@@ -1,0 +1,11 @@
+//! The client side of calls: channels that connect by themselves, and the calls on them.
+
+mod call;
+mod channel;
+mod connection;
+mod pump;
+mod stub;
+
+pub use channel::{Channel, ConnectError, Connector, ReconnectPolicy};
+pub use connection::{ClientConnection, connect_link};
+pub use stub::Client;

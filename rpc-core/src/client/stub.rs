@@ -1,0 +1,244 @@
+//! What generated clients are made of: the four kinds of call.
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+
+use futures_core::Stream;
+use prost::Message;
+
+use super::call::{Call, Deadline, Opening, expired, may_retry};
+use super::channel::Channel;
+use super::connection::ClientConnection;
+use super::pump::pump;
+use crate::codec::{ProstMessage, decode};
+use crate::driver::cell::{Body, End};
+use crate::metadata::MetadataMap;
+use crate::request::Request;
+use crate::response::Response;
+use crate::service::{MessageLimits, MethodDescriptor};
+use crate::session::{CANCELLED, Encode};
+use crate::status::Status;
+use crate::streaming::Streaming;
+
+/// How often a call that was never sent is tried on a new connection before its failure is the
+/// caller's.
+const ATTEMPTS: usize = 3;
+
+/// A channel and the limits of one client: what a generated client holds.
+///
+/// # Errors
+/// Every call ends with the status the server or the transport gave it. A call that never left
+/// is tried again on a new connection; any other failure is the caller's to judge, by
+/// [`Status::request_seen`].
+///
+/// # Cancel safety
+/// Dropping the future of a call, or the [`Streaming`] it gave, cancels the call at the server.
+#[derive(Debug, Clone)]
+pub struct Client {
+    channel: Channel,
+    limits: MessageLimits,
+}
+
+impl Client {
+    /// A client on a channel.
+    pub fn new(channel: Channel) -> Client {
+        Client { channel, limits: MessageLimits::default() }
+    }
+
+    /// Accepts messages of up to this many bytes (4 MiB unless configured).
+    #[must_use]
+    pub fn max_decoding_message_size(mut self, limit_bytes: usize) -> Client {
+        self.limits.decode_bytes = Some(limit_bytes);
+        self
+    }
+
+    /// Refuses to send messages of more than this many bytes (no limit unless said).
+    #[must_use]
+    pub fn max_encoding_message_size(mut self, limit_bytes: usize) -> Client {
+        self.limits.encode_bytes = Some(limit_bytes);
+        self
+    }
+
+    /// The channel.
+    pub fn channel(&self) -> &Channel {
+        &self.channel
+    }
+
+    /// One message each way.
+    ///
+    /// # Errors
+    /// See [`Client`].
+    pub async fn unary<Req, Res>(
+        &self,
+        method: &'static MethodDescriptor,
+        request: Request<Req>,
+    ) -> Result<Response<Res>, Status>
+    where
+        Req: Message,
+        Res: Message + Default,
+    {
+        let deadline = Deadline::of(&request);
+        let message = ProstMessage::new(request.get_ref(), self.limits.encode_bytes)?;
+        let opening = self.opening(method, request.metadata(), deadline, Some(&message));
+        for attempt in 1.. {
+            let mut call = Call::open(self.connection(deadline).await?, &opening);
+            match call.response(|_| Poll::Pending).await {
+                Ok(answer) => return unary_response(method, answer),
+                Err(status) if attempt < ATTEMPTS && may_retry(&status) => {}
+                Err(status) => return Err(status),
+            }
+        }
+        unreachable!("the last attempt returns")
+    }
+
+    /// One message to the server, many back.
+    ///
+    /// # Errors
+    /// See [`Client`]; what happens after the first answer comes from the [`Streaming`].
+    pub async fn server_streaming<Req, Res>(
+        &self,
+        method: &'static MethodDescriptor,
+        request: Request<Req>,
+    ) -> Result<Response<Streaming<Res>>, Status>
+    where
+        Req: Message,
+        Res: Message + Default,
+    {
+        let deadline = Deadline::of(&request);
+        let message = ProstMessage::new(request.get_ref(), self.limits.encode_bytes)?;
+        let opening = self.opening(method, request.metadata(), deadline, Some(&message));
+        for attempt in 1.. {
+            let call = Call::open(self.connection(deadline).await?, &opening);
+            match call.streaming(method.path).await {
+                Ok((headers, messages)) => return Ok(response(headers, messages)),
+                Err(status) if attempt < ATTEMPTS && may_retry(&status) => {}
+                Err(status) => return Err(status),
+            }
+        }
+        unreachable!("the last attempt returns")
+    }
+
+    /// Many messages to the server, one back. The messages are sent while the returned future is
+    /// polled.
+    ///
+    /// # Errors
+    /// See [`Client`].
+    pub async fn client_streaming<Req, Res, S>(
+        &self,
+        method: &'static MethodDescriptor,
+        request: Request<S>,
+    ) -> Result<Response<Res>, Status>
+    where
+        Req: Message,
+        Res: Message + Default,
+        S: Stream<Item = Req> + Send + 'static,
+    {
+        let mut call = self.open_streaming(method, &request).await?;
+        let (conn, cell) = (Arc::clone(call.conn()), Arc::clone(call.cell()));
+        let mut sending = pin!(pump(conn, cell, request.into_inner(), self.limits.encode_bytes));
+        let mut sent = false;
+        let answer = call
+            .response(|cx| {
+                if sent {
+                    return Poll::Pending;
+                }
+                let poll = sending.as_mut().poll(cx);
+                sent = poll.is_ready();
+                poll
+            })
+            .await?;
+        unary_response(method, answer)
+    }
+
+    /// Many messages each way. The messages are sent by a task of their own, so that reading the
+    /// answers is not needed for them to go on; the stream's window and the server's pace bound
+    /// them.
+    ///
+    /// # Errors
+    /// See [`Client`]; what happens after the first answer comes from the [`Streaming`].
+    pub async fn bidi_streaming<Req, Res, S>(
+        &self,
+        method: &'static MethodDescriptor,
+        request: Request<S>,
+    ) -> Result<Response<Streaming<Res>>, Status>
+    where
+        Req: Message,
+        Res: Message + Default,
+        S: Stream<Item = Req> + Send + 'static,
+    {
+        let call = self.open_streaming(method, &request).await?;
+        let (conn, cell) = (Arc::clone(call.conn()), Arc::clone(call.cell()));
+        let (messages, limit) = (request.into_inner(), self.limits.encode_bytes);
+        tokio::spawn(async move {
+            let sending = pump(Arc::clone(&conn), Arc::clone(&cell), messages, limit);
+            if let Err(status) = sending.await {
+                cell.put_end(End::Failed(status));
+                conn.cancel(&cell, CANCELLED);
+            }
+        });
+        let (headers, messages) = call.streaming(method.path).await?;
+        Ok(response(headers, messages))
+    }
+
+    /// Opens a call whose messages come later, on a new connection if the present one turns out
+    /// to be over.
+    async fn open_streaming<T>(
+        &self,
+        method: &'static MethodDescriptor,
+        request: &Request<T>,
+    ) -> Result<Call, Status> {
+        let deadline = Deadline::of(request);
+        let opening = self.opening(method, request.metadata(), deadline, None);
+        for attempt in 1.. {
+            let call = Call::open(self.connection(deadline).await?, &opening);
+            match call.cell().failure() {
+                Some(status) if attempt < ATTEMPTS && may_retry(&status) => {}
+                Some(status) => return Err(status),
+                None => return Ok(call),
+            }
+        }
+        unreachable!("the last attempt returns")
+    }
+
+    fn opening<'a>(
+        &self,
+        method: &'static MethodDescriptor,
+        metadata: &'a MetadataMap,
+        deadline: Deadline,
+        message: Option<&'a dyn Encode>,
+    ) -> Opening<'a> {
+        let max_message_bytes = self.limits.decode_bytes;
+        Opening { method, metadata, deadline, message, max_message_bytes }
+    }
+
+    async fn connection(&self, deadline: Deadline) -> Result<ClientConnection, Status> {
+        if let Some(connection) = self.channel.current() {
+            return Ok(connection);
+        }
+        match deadline.at() {
+            None => self.channel.connection().await,
+            Some(at) => tokio::time::timeout_at(at.into(), self.channel.connection())
+                .await
+                .unwrap_or_else(|_| Err(expired("connecting"))),
+        }
+    }
+}
+
+fn response<T>(metadata: MetadataMap, message: T) -> Response<T> {
+    let mut response = Response::new(message);
+    *response.metadata_mut() = metadata;
+    response
+}
+
+fn unary_response<M: Message + Default>(
+    method: &'static MethodDescriptor,
+    (headers, body, trailers): (MetadataMap, Body, MetadataMap),
+) -> Result<Response<M>, Status> {
+    let mut response = response(headers, decode(&body, "response", method.path)?);
+    if !trailers.is_empty() {
+        *response.trailers_mut() = trailers;
+    }
+    Ok(response)
+}

@@ -1,0 +1,203 @@
+//! A call that arrived, on its way to its handler.
+
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::sync::Arc;
+use std::time::Instant;
+
+use futures_core::Stream;
+use prost::Message;
+
+use super::handler::{Handler, HandlerSlot};
+use super::reply::Reply;
+use crate::codec::decode;
+use crate::driver::cell::{Cell, Next};
+use crate::driver::{Arrival, Conn, now};
+use crate::link::LinkInfo;
+use crate::metadata::MetadataMap;
+use crate::request::Request;
+use crate::response::Response;
+use crate::service::MessageLimits;
+use crate::status::Status;
+use crate::streaming::{Side, Streaming};
+
+/// A call that arrived. Generated code gives it to the user's method by one of
+/// [`unary`](IncomingCall::unary), [`client_streaming`](IncomingCall::client_streaming),
+/// [`server_streaming`](IncomingCall::server_streaming) and
+/// [`bidi_streaming`](IncomingCall::bidi_streaming).
+pub struct IncomingCall {
+    conn: Arc<dyn Conn>,
+    arrival: Arrival,
+    path: Arc<str>,
+    limits: MessageLimits,
+    slot: Option<HandlerSlot>,
+}
+
+impl IncomingCall {
+    pub(super) fn new(
+        conn: Arc<dyn Conn>,
+        arrival: Arrival,
+        path: Arc<str>,
+        slot: Option<HandlerSlot>,
+    ) -> IncomingCall {
+        IncomingCall { conn, arrival, path, limits: MessageLimits::default(), slot }
+    }
+
+    /// The method's path.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// Limits the messages of the answer.
+    #[must_use]
+    pub fn with_limits(mut self, limits: MessageLimits) -> IncomingCall {
+        self.limits = limits;
+        self
+    }
+
+    /// One message in, one out.
+    pub fn unary<Req, Res, F, Fut>(self, method: F) -> Handler
+    where
+        Req: Message + Default + 'static,
+        Res: Message + 'static,
+        F: FnOnce(Request<Req>) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<Response<Res>, Status>> + Send + 'static,
+    {
+        let (slot, parts) = self.split();
+        Handler::new(slot, async move {
+            let Parts { context, reply } = parts;
+            match only_message(&reply.cell, &context.path).await {
+                Ok(message) => {
+                    let answer = method(context.request(message)).await;
+                    reply.unary(answer);
+                }
+                Err(status) => reply.fail(status),
+            }
+        })
+    }
+
+    /// One message in, many out.
+    pub fn server_streaming<Req, Res, S, F, Fut>(self, method: F) -> Handler
+    where
+        Req: Message + Default + 'static,
+        Res: Message + 'static,
+        S: Stream<Item = Result<Res, Status>> + Send + 'static,
+        F: FnOnce(Request<Req>) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<Response<S>, Status>> + Send + 'static,
+    {
+        let (slot, parts) = self.split();
+        Handler::new(slot, async move {
+            let Parts { context, reply } = parts;
+            match only_message(&reply.cell, &context.path).await {
+                Ok(message) => {
+                    let answer = method(context.request(message)).await;
+                    reply.stream(answer).await;
+                }
+                Err(status) => reply.fail(status),
+            }
+        })
+    }
+
+    /// Many messages in, one out.
+    pub fn client_streaming<Req, Res, F, Fut>(self, method: F) -> Handler
+    where
+        Req: Message + Default + 'static,
+        Res: Message + 'static,
+        F: FnOnce(Request<Streaming<Req>>) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<Response<Res>, Status>> + Send + 'static,
+    {
+        let (slot, parts) = self.split();
+        Handler::new(slot, async move {
+            let Parts { context, reply } = parts;
+            let messages = context.messages(&reply);
+            let answer = method(context.request(messages)).await;
+            reply.unary(answer);
+        })
+    }
+
+    /// Many messages in, many out.
+    pub fn bidi_streaming<Req, Res, S, F, Fut>(self, method: F) -> Handler
+    where
+        Req: Message + Default + 'static,
+        Res: Message + 'static,
+        S: Stream<Item = Result<Res, Status>> + Send + 'static,
+        F: FnOnce(Request<Streaming<Req>>) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<Response<S>, Status>> + Send + 'static,
+    {
+        let (slot, parts) = self.split();
+        Handler::new(slot, async move {
+            let Parts { context, reply } = parts;
+            let messages = context.messages(&reply);
+            let answer = method(context.request(messages)).await;
+            reply.stream(answer).await;
+        })
+    }
+
+    /// Answers that there is no such method.
+    pub fn unimplemented(self) -> Handler {
+        let (slot, parts) = self.split();
+        let text = format!("method {} is not implemented", parts.context.path);
+        parts.reply.fail(Status::unimplemented(text));
+        Handler::new(slot, std::future::ready(()))
+    }
+
+    fn split(self) -> (Option<HandlerSlot>, Parts) {
+        let IncomingCall { conn, arrival, path, limits, slot } = self;
+        let Arrival { id, cell, deadline, metadata, .. } = arrival;
+        let context = Context { path, deadline, metadata, link: Arc::clone(conn.info()) };
+        let reply = Reply { conn, cell, id, limits, answered: false };
+        (slot, Parts { context, reply })
+    }
+}
+
+impl fmt::Debug for IncomingCall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("IncomingCall").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+struct Parts {
+    context: Context,
+    reply: Reply,
+}
+
+/// What the handler is told beside the message.
+struct Context {
+    path: Arc<str>,
+    deadline: Option<Instant>,
+    metadata: MetadataMap,
+    link: Arc<LinkInfo>,
+}
+
+impl Context {
+    fn messages<T>(&self, reply: &Reply) -> Streaming<T> {
+        let (conn, cell) = (Arc::clone(&reply.conn), Arc::clone(&reply.cell));
+        Streaming::new(conn, cell, Arc::clone(&self.path), Side::Server)
+    }
+
+    fn request<T>(self, message: T) -> Request<T> {
+        let mut request = Request::new(message).with_metadata(self.metadata);
+        let timeout = self.deadline.map(|deadline| deadline.saturating_duration_since(now()));
+        request.set_arrival(timeout, self.deadline, Some(self.link));
+        request
+    }
+}
+
+/// The one message of a call that has one.
+async fn only_message<M: Message + Default>(cell: &Cell, path: &str) -> Result<M, Status> {
+    let body = match poll_fn(|cx| cell.poll_next(cx)).await {
+        Next::Message(body, _) => body,
+        Next::End => {
+            return Err(Status::internal(format!("the client sent no message for {path}")));
+        }
+        Next::Failed(status) => return Err(status),
+    };
+    let message = decode(&body, "request", path)?;
+    match poll_fn(|cx| cell.poll_next(cx)).await {
+        Next::End => Ok(message),
+        Next::Message(..) => Err(Status::internal(format!(
+            "the client sent several messages for {path}, which takes one"
+        ))),
+        Next::Failed(status) => Err(status),
+    }
+}

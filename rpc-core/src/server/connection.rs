@@ -1,0 +1,123 @@
+//! A server's end of one connection.
+
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use super::call::IncomingCall;
+use super::handler::{HandlerSlot, HandlerTask};
+use super::router::{Router, Service};
+use crate::driver::{Arrival, Arrivals, Conn, Connection, Driver, Ended, Progress, now};
+use crate::link::{Link, LinkInfo};
+use crate::metadata::MetadataMap;
+use crate::session::{Role, SessionConfig};
+use crate::status::Status;
+
+/// How a connection behaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ConnectionConfig {
+    /// Limits of the protocol.
+    pub session: SessionConfig,
+    /// How it waits for news.
+    pub progress: Progress,
+}
+
+/// A handle on a connection that is being served.
+#[derive(Clone)]
+pub struct ServerConnection {
+    conn: Arc<dyn Conn>,
+}
+
+impl ServerConnection {
+    /// Accepts no more calls, lets those that are open finish, then closes in order.
+    pub fn shut_down(&self, reason: &str) {
+        self.conn.go_away(reason);
+    }
+
+    /// What the connection is made of.
+    pub fn info(&self) -> &LinkInfo {
+        self.conn.info()
+    }
+}
+
+impl fmt::Debug for ServerConnection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServerConnection").field("info", self.info()).finish()
+    }
+}
+
+/// Serves one connection: the future drives it and runs its handlers, to be spawned or awaited
+/// inside a tokio runtime. It ends with the reason, or `None` after an orderly shutdown.
+pub fn serve_connection<L: Link>(
+    link: L,
+    router: Arc<Router>,
+    config: ConnectionConfig,
+) -> (ServerConnection, impl Future<Output = Option<Status>> + Send) {
+    let connection =
+        Arc::new(Connection::new(Role::Server, config.session, config.progress, link, now()));
+    let conn: Arc<dyn Conn> = Arc::clone(&connection) as Arc<dyn Conn>;
+    let dispatcher = Dispatcher { router, conn: Arc::clone(&conn), methods: Vec::new() };
+    let driver = Driver::new(connection, dispatcher);
+    let ended = async move {
+        match driver.await {
+            Ended::Drained => None,
+            Ended::Failed(status) => Some(status),
+        }
+    };
+    (ServerConnection { conn }, ended)
+}
+
+/// A method a client has bound.
+struct Bound {
+    path: Arc<str>,
+    service: Option<(Arc<dyn Service>, usize)>,
+    slot: Option<HandlerSlot>,
+}
+
+/// Gives each request to its handler.
+struct Dispatcher {
+    router: Arc<Router>,
+    conn: Arc<dyn Conn>,
+    /// By the client's number.
+    methods: Vec<Bound>,
+}
+
+impl Arrivals for Dispatcher {
+    fn bind(&mut self, method: u16, path: &str) -> Option<usize> {
+        debug_assert_eq!(usize::from(method), self.methods.len());
+        let service = self.router.find(path);
+        let limit = service.as_ref().and_then(|(service, _)| service.limits().decode_bytes);
+        self.methods.push(Bound { path: path.into(), service, slot: None });
+        limit
+    }
+
+    fn run(&mut self, arrivals: &mut Vec<Arrival>) {
+        for arrival in arrivals.drain(..) {
+            self.run_one(arrival);
+        }
+    }
+}
+
+impl Dispatcher {
+    fn run_one(&mut self, arrival: Arrival) {
+        if arrival.cell.has_failed() {
+            return;
+        }
+        let Some(bound) = self.methods.get_mut(usize::from(arrival.method)) else { return };
+        let Some((service, index)) = &bound.service else {
+            let status = Status::unimplemented(self.router.explain(&bound.path));
+            let _: MetadataMap = arrival.metadata;
+            return self.conn.finish(arrival.id, Err(status));
+        };
+        let cell = Arc::clone(&arrival.cell);
+        let path = Arc::clone(&bound.path);
+        let call = IncomingCall::new(Arc::clone(&self.conn), arrival, path, bound.slot.take());
+        let mut handler = service.call(*index, call);
+        match handler.poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(()) => bound.slot = Some(handler.into_slot()),
+            // The task polls it again at once, with a waker that is its own.
+            Poll::Pending => drop(tokio::spawn(HandlerTask { handler, cell })),
+        }
+    }
+}

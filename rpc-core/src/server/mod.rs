@@ -1,0 +1,12 @@
+//! The server side of calls: services by path, handlers polled where they arrive.
+
+mod call;
+mod connection;
+mod handler;
+mod reply;
+mod router;
+
+pub use call::IncomingCall;
+pub use connection::{ConnectionConfig, ServerConnection, serve_connection};
+pub use handler::Handler;
+pub use router::{Router, Service};

@@ -1,0 +1,195 @@
+//! A stream of messages from the peer.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::marker::PhantomData;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use futures_core::Stream;
+use prost::Message;
+
+use crate::codec::decode;
+use crate::driver::Conn;
+use crate::driver::cell::{Cell, Next};
+use crate::metadata::MetadataMap;
+use crate::session::CANCELLED;
+use crate::status::Status;
+
+/// Messages from the peer, in order, ending with the peer's last one or a [`Status`].
+///
+/// Dropping it on a client cancels the call; on a server it throws away what the client still
+/// sends. A reader that stops reading stops its own stream only, after the window
+/// (`stream_window_bytes`) is full.
+pub struct Streaming<T> {
+    conn: Arc<dyn Conn>,
+    cell: Arc<Cell>,
+    path: Arc<str>,
+    side: Side,
+    /// Taken by the program, and reported to the peer, as positions of the stream.
+    taken: u64,
+    reported: u64,
+    report_bytes: u64,
+    over: bool,
+    /// `Streaming` gives messages; it holds none.
+    message: PhantomData<fn() -> T>,
+}
+
+/// Which end reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Side {
+    Client,
+    Server,
+}
+
+impl<T> Streaming<T> {
+    pub(crate) fn new(
+        conn: Arc<dyn Conn>,
+        cell: Arc<Cell>,
+        path: impl Into<Arc<str>>,
+        side: Side,
+    ) -> Streaming<T> {
+        // Reporting a quarter of the window at a time keeps the peer going without a frame for
+        // every message.
+        let report_bytes = conn.window_bytes() / 4;
+        Streaming {
+            conn,
+            cell,
+            path: path.into(),
+            side,
+            taken: 0,
+            reported: 0,
+            report_bytes,
+            over: false,
+            message: PhantomData,
+        }
+    }
+
+    fn report(&mut self) {
+        if self.taken > self.reported
+            && let Some(id) = self.cell.id()
+        {
+            self.reported = self.taken;
+            self.conn.consumed(id, self.taken);
+        }
+    }
+}
+
+impl<T: Message + Default> Streaming<T> {
+    /// The next message; `None` after the last one.
+    ///
+    /// # Errors
+    /// The status the call ended with, if it is not OK; after it, `None`.
+    ///
+    /// # Cancel safety
+    /// Safe: a message is taken only when it is returned.
+    pub async fn message(&mut self) -> Result<Option<T>, Status> {
+        poll_fn(|cx| self.poll_message(cx)).await.transpose()
+    }
+
+    /// The trailers of a call that ended OK; reads past messages that are left. `None` on a
+    /// server, whose clients send none.
+    ///
+    /// # Errors
+    /// The status the call ended with, if it is not OK.
+    pub async fn trailers(&mut self) -> Result<Option<MetadataMap>, Status> {
+        while self.message().await?.is_some() {}
+        Ok(match self.side {
+            Side::Client => self.cell.take_trailers(),
+            Side::Server => None,
+        })
+    }
+
+    fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<T, Status>>> {
+        if self.over {
+            return Poll::Ready(None);
+        }
+        let next = match self.cell.poll_next(cx) {
+            Poll::Ready(next) => next,
+            Poll::Pending => {
+                // A reader that waits has room for all of its window.
+                if self.taken - self.reported >= self.report_bytes / 4 {
+                    self.report();
+                }
+                if self.side == Side::Server {
+                    return Poll::Pending;
+                }
+                self.conn.help(&self.cell);
+                match self.cell.poll_next(cx) {
+                    Poll::Ready(next) => next,
+                    Poll::Pending => return Poll::Pending,
+                }
+            }
+        };
+        match next {
+            Next::Message(body, position) => {
+                self.taken = position;
+                if self.taken - self.reported >= self.report_bytes {
+                    self.report();
+                }
+                let what = match self.side {
+                    Side::Client => "response message",
+                    Side::Server => "request message",
+                };
+                let message = decode(&body, what, &self.path);
+                if message.is_err() {
+                    self.end();
+                }
+                Poll::Ready(Some(message))
+            }
+            Next::End => {
+                self.over = true;
+                Poll::Ready(None)
+            }
+            Next::Failed(status) => {
+                self.over = true;
+                Poll::Ready(Some(Err(status)))
+            }
+        }
+    }
+
+    fn end(&mut self) {
+        self.over = true;
+        let_go(self.side, &self.conn, &self.cell);
+    }
+}
+
+fn let_go(side: Side, conn: &Arc<dyn Conn>, cell: &Arc<Cell>) {
+    match side {
+        Side::Client => {
+            cell.abandon();
+            conn.cancel(cell, CANCELLED);
+        }
+        Side::Server => {
+            if let (Some(id), Some(position)) = (cell.id(), cell.discard()) {
+                conn.consumed(id, position);
+            }
+        }
+    }
+}
+
+impl<T> Drop for Streaming<T> {
+    fn drop(&mut self) {
+        if !self.over {
+            let_go(self.side, &self.conn, &self.cell);
+        }
+    }
+}
+
+impl<T: Message + Default> Stream for Streaming<T> {
+    type Item = Result<T, Status>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.get_mut().poll_message(cx)
+    }
+}
+
+impl<T> fmt::Debug for Streaming<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Streaming")
+            .field("path", &self.path)
+            .field("over", &self.over)
+            .finish_non_exhaustive()
+    }
+}
