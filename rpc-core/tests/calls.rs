@@ -42,12 +42,15 @@ async fn all_four_kinds_work() {
             .await
             .unwrap()
             .into_inner();
-        let numbers: Vec<u32> =
-            expanded.map(|message| message.unwrap().number).collect().await;
+        let numbers: Vec<u32> = expanded.map(|message| message.unwrap().number).collect().await;
         assert_eq!(numbers, (0..1000).collect::<Vec<_>>());
 
         let payload = Bytes::from(vec![1; 10_000]);
-        let messages = (0..100).map(move |number| Ping { payload: payload.clone(), number, what: String::new() });
+        let messages = (0..100).map(move |number| Ping {
+            payload: payload.clone(),
+            number,
+            what: String::new(),
+        });
         let sum: Response<Ping> = world
             .client
             .client_streaming(&METHODS[2], Request::new(futures_util::stream::iter(messages)))
@@ -79,13 +82,16 @@ async fn errors_metadata_and_unknown_methods_arrive() {
     }
     let mut request = Request::new(ping("", 0));
     request.metadata_mut().insert("x-a", "text".parse().unwrap());
-    request.metadata_mut().insert_bin("x-b-bin", rdma_rpc_core::metadata::MetadataValue::from_bytes(&[0, 255]));
+    request
+        .metadata_mut()
+        .insert_bin("x-b-bin", rdma_rpc_core::metadata::MetadataValue::from_bytes(&[0, 255]));
     let response: Response<Ping> = world.client.unary(&METHODS[0], request).await.unwrap();
     for map in [response.metadata(), response.trailers()] {
         assert_eq!(map.get("x-a").unwrap(), "text");
         assert_eq!(map.get_bin("x-b-bin").unwrap().to_bytes().unwrap(), &[0u8, 255][..]);
     }
-    let status = world.client.unary::<_, Ping>(&NOWHERE, Request::new(ping("", 0))).await.unwrap_err();
+    let status =
+        world.client.unary::<_, Ping>(&NOWHERE, Request::new(ping("", 0))).await.unwrap_err();
     assert_eq!(status.code(), Code::Unimplemented);
     assert!(status.message().contains("/test.Echo/Nowhere"), "{status}");
     let status = unary(&world, ping("panic", 0)).await.unwrap_err();
@@ -155,7 +161,8 @@ async fn many_calls_share_a_connection_and_shutdown_lets_them_finish() {
 async fn a_reader_that_stops_stops_only_its_own_stream() {
     for memory in [MemoryConfig::default(), no_bulk()] {
         let world = world(memory, ConnectionConfig::default());
-        let message = Ping { payload: Bytes::from(vec![1; 2000]), number: 10_000, what: String::new() };
+        let message =
+            Ping { payload: Bytes::from(vec![1; 2000]), number: 10_000, what: String::new() };
         let mut slow: Streaming<Ping> = world
             .client
             .server_streaming(&METHODS[1], Request::new(message))

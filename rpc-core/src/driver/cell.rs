@@ -173,10 +173,15 @@ impl Cell {
         wake(state, true, false);
     }
 
-    /// The peer's side of the call is over. Only the first word counts.
+    /// The peer's side of the call is over. Only the first word counts, but a server's call whose
+    /// client has sent everything can still be cancelled.
     pub(crate) fn put_end(&self, end: End) {
         let mut state = self.lock();
-        if matches!(state.end, End::Open) {
+        let counts = match (&state.end, &end) {
+            (End::Open, _) | (End::Ok(_), End::Failed(_)) => true,
+            (End::Ok(_) | End::Failed(_), _) => false,
+        };
+        if counts {
             if let End::Failed(_) = end {
                 // A failure is not held back by pulls that may never finish.
                 state.inbox.retain(|item| matches!(item, Item::Message { .. }));

@@ -192,7 +192,6 @@ impl Session {
             sent: 0,
             end: request.end,
         });
-        stream.wants_writable = true;
         self.serve_soon(slot);
         self.transmit(sink)
     }
@@ -218,17 +217,16 @@ impl Session {
         if straight && self.send_whole_message(sink, id.slot, message, end)? {
             return Ok(Sending::Sent);
         }
-        let stream = &mut self.streams[id.slot()];
-        stream.queue_mut().message =
-            Some(PendingMessage { bytes: message.to_bytes(), sent: 0, end });
-        stream.wants_writable = true;
+        let pending = PendingMessage { bytes: message.to_bytes(), sent: 0, end };
+        self.streams[id.slot()].queue_mut().message = Some(pending);
         self.serve_soon(id.slot);
         self.transmit(sink)?;
         let stream = &mut self.streams[id.slot()];
         if stream.has_queue() {
+            // Only now: what went within this call is the caller's to know from its result.
+            stream.wants_writable = true;
             return Ok(Sending::Queued);
         }
-        stream.wants_writable = false;
         Ok(Sending::Sent)
     }
 

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use rdma_rpc_core::client::{Channel, ClientConnection, ConnectError, Connector, ReconnectPolicy, connect_link};
+use rdma_rpc_core::client::{
+    Channel, ClientConnection, ConnectError, Connector, ReconnectPolicy, connect_link,
+};
 use rdma_rpc_core::codegen::*;
 use rdma_rpc_core::memory::{MemoryConfig, pair};
 use rdma_rpc_core::server::{ConnectionConfig, Router, ServerConnection, serve_connection};
@@ -108,14 +110,13 @@ impl Echo {
         let running = Running::new(&self.counts);
         let message = request.into_inner();
         let count = message.number;
-        let stream = futures_util::stream::iter(0..count)
-            .map(move |number| {
-                let _alive = &running;
-                if message.what == "fail" && number == count - 1 {
-                    return Err(Status::aborted("at the last message"));
-                }
-                Ok(Ping { number, ..message.clone() })
-            });
+        let stream = futures_util::stream::iter(0..count).map(move |number| {
+            let _alive = &running;
+            if message.what == "fail" && number == count - 1 {
+                return Err(Status::aborted("at the last message"));
+            }
+            Ok(Ping { number, ..message.clone() })
+        });
         Ok(Response::new(Box::pin(stream)))
     }
 
@@ -202,8 +203,7 @@ pub struct World {
 pub fn world(memory: MemoryConfig, config: ConnectionConfig) -> World {
     let echo = Echo::default();
     let servers = Arc::default();
-    let connector =
-        InMemory { memory, config, echo: echo.clone(), servers: Arc::clone(&servers) };
+    let connector = InMemory { memory, config, echo: echo.clone(), servers: Arc::clone(&servers) };
     let channel = Channel::lazy(connector, ReconnectPolicy::default());
     World { client: Client::new(channel), echo, servers }
 }
