@@ -85,6 +85,9 @@ pub(crate) fn include_file(files: &[(Module, String)], reach: &Reach) -> String 
         let common = open.iter().zip(&parts).take_while(|(open, part)| open == part).count();
         close_to(common, &mut open, &mut text);
         for part in &parts[common..] {
+            let package: Vec<_> =
+                open.iter().chain([part]).map(|part| part.trim_start_matches("r#")).collect();
+            line(&mut text, open.len(), &format!("/// Protobuf package `{}`.", package.join(".")));
             line(&mut text, open.len(), &format!("pub mod {part} {{"));
             open.push(part);
         }
@@ -117,11 +120,27 @@ mod tests {
         assert_eq!(
             include_file(&files, &Reach::OutDir),
             format!(
-                "{HEADER}pub mod a {{\n    include!(concat!(env!(\"OUT_DIR\"), \"/a.rs\"));\n    \
-                 pub mod b {{\n        pub mod c {{\n            \
-                 include!(concat!(env!(\"OUT_DIR\"), \"/a.b.c.rs\"));\n        }}\n    }}\n    \
-                 pub mod d {{\n        include!(concat!(env!(\"OUT_DIR\"), \"/a.d.rs\"));\n    }}\n}}\n\
-                 pub mod e {{\n    include!(concat!(env!(\"OUT_DIR\"), \"/e.rs\"));\n}}\n"
+                "{HEADER}\
+/// Protobuf package `a`.
+pub mod a {{
+    include!(concat!(env!(\"OUT_DIR\"), \"/a.rs\"));
+    /// Protobuf package `a.b`.
+    pub mod b {{
+        /// Protobuf package `a.b.c`.
+        pub mod c {{
+            include!(concat!(env!(\"OUT_DIR\"), \"/a.b.c.rs\"));
+        }}
+    }}
+    /// Protobuf package `a.d`.
+    pub mod d {{
+        include!(concat!(env!(\"OUT_DIR\"), \"/a.d.rs\"));
+    }}
+}}
+/// Protobuf package `e`.
+pub mod e {{
+    include!(concat!(env!(\"OUT_DIR\"), \"/e.rs\"));
+}}
+"
             )
         );
     }

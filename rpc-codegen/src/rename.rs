@@ -178,8 +178,10 @@ fn oneof_of(field: &FieldDescriptorProto) -> Option<usize> {
 struct Wish<'a> {
     name: String,
     /// The first is the one the name itself turns into.
-    idents: Box<dyn Fn(&str) -> Vec<String> + 'a>,
+    idents: Box<ToIdents<'a>>,
 }
+
+type ToIdents<'a> = dyn Fn(&str) -> Vec<String> + 'a;
 
 impl<'a> Wish<'a> {
     fn new(name: &str, idents: impl Fn(&str) -> Vec<String> + 'a) -> Wish<'a> {
@@ -246,6 +248,10 @@ fn inside_message(message: &mut DescriptorProto, old: &str, new: &str, renames: 
             let (old, new) = (format!("{old}.{old_name}"), format!("{new}.{name}"));
             inside_message(&mut message.nested_type[index], &old, &new, renames);
         }
+    }
+    for entry in message.nested_type.iter().filter(|nested| is_map_entry(nested)) {
+        // No struct, but fields refer to it by its whole path.
+        renames.note_type(old, entry.name(), new, entry.name());
     }
     let nested: Vec<String> = names.iter().map(|name| camel(name)).collect();
     members(message, &nested, &mut scope, (old, new), renames);
