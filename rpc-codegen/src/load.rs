@@ -1,11 +1,12 @@
 //! `.proto` files to descriptors, by protox, and its complaints to [`Error`].
 
+use std::collections::HashSet;
 use std::error::Error as StdError;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use miette::Diagnostic as _;
-use prost_types::FileDescriptorSet;
+use prost_types::{FileDescriptorProto, FileDescriptorSet};
 use protox::prost_reflect::DescriptorPool;
 
 use crate::error::{Diagnostic, Error, Position};
@@ -65,6 +66,7 @@ pub(crate) fn protos(
 
 /// Checks descriptors that somebody else compiled.
 pub(crate) fn descriptors(set: FileDescriptorSet) -> Result<Loaded, Error> {
+    let set = in_order_of_imports(with_known_syntax(set)?)?;
     let pool = DescriptorPool::from_file_descriptor_set(set).map_err(|error| {
         let mut diagnostic = Diagnostic::new(format!("invalid file descriptor set: {error}"));
         if let Some(file) = error.file() {
@@ -85,6 +87,49 @@ pub(crate) fn descriptors(set: FileDescriptorSet) -> Result<Loaded, Error> {
     })
 }
 
+/// Refuses what is neither proto2 nor proto3; the descriptor pool panics on it.
+fn with_known_syntax(mut set: FileDescriptorSet) -> Result<FileDescriptorSet, Error> {
+    for file in &mut set.file {
+        match file.syntax.as_deref() {
+            None | Some("proto2" | "proto3") => {}
+            Some("") => file.syntax = None,
+            Some(other) => {
+                let message = format!("syntax '{other}' is not supported; proto2 and proto3 are");
+                return Err(Error::new(vec![Diagnostic::new(message).in_file(file.name())]));
+            }
+        }
+    }
+    Ok(set)
+}
+
+/// The files, each after those it imports; all imports must be there. The descriptor pool needs
+/// both, and panics on an import that is not.
+fn in_order_of_imports(set: FileDescriptorSet) -> Result<FileDescriptorSet, Error> {
+    let mut waiting: Vec<FileDescriptorProto> = set.file;
+    let names: HashSet<String> = waiting.iter().map(|file| file.name().to_owned()).collect();
+    for file in &waiting {
+        if let Some(import) = file.dependency.iter().find(|import| !names.contains(*import)) {
+            let message = format!("invalid file descriptor set: import '{import}' is not in it");
+            return Err(Error::new(vec![Diagnostic::new(message).in_file(file.name())]));
+        }
+    }
+    let mut done: HashSet<String> = HashSet::new();
+    let mut file = Vec::with_capacity(waiting.len());
+    while !waiting.is_empty() {
+        let (ready, rest): (Vec<_>, Vec<_>) = waiting
+            .into_iter()
+            .partition(|file| file.dependency.iter().all(|import| done.contains(import)));
+        if let (true, Some(stuck)) = (ready.is_empty(), rest.first()) {
+            let message = "invalid file descriptor set: it imports itself, through others";
+            return Err(Error::new(vec![Diagnostic::new(message).in_file(stuck.name())]));
+        }
+        done.extend(ready.iter().map(|file| file.name().to_owned()));
+        file.extend(ready);
+        waiting = rest;
+    }
+    Ok(FileDescriptorSet { file })
+}
+
 /// A protox error with the path, line and column of everything it found.
 fn explain(error: protox::Error, sources: &Sources) -> Error {
     let file = error.file().map(|name| sources.path_of(name));
@@ -95,11 +140,8 @@ fn explain(error: protox::Error, sources: &Sources) -> Error {
     diagnostics.extend(
         error.related().into_iter().flatten().map(|other| place.diagnose(other, error.is_parse())),
     );
-    if error.is_file_not_found() && error.file().is_none() {
-        let first = diagnostics.remove(0);
-        diagnostics.insert(0, first.with_help(searched(sources)));
-    } else if error.is_file_not_found() {
-        diagnostics.push(Diagnostic::new(searched(sources)));
+    if error.is_file_not_found() {
+        diagnostics[0] = diagnostics[0].clone().with_help(searched(sources));
     }
     Error::new(diagnostics).with_source(error)
 }

@@ -18,6 +18,7 @@ use mock::{
 macro_rules! cases {
     ($($case:ident)*) => {$(
         /// As committed by the golden test.
+        #[allow(clippy::module_inception)]
         pub mod $case {
             include!(concat!("golden/", stringify!($case), "/mod.rs"));
         }

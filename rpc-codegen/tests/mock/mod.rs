@@ -155,8 +155,10 @@ pub trait Service: Send + Sync + 'static {
     fn call(&self, method: usize, call: IncomingCall) -> Handler;
 }
 
+type Responses = Result<Vec<Vec<u8>>, Status>;
+
 /// Encoded responses, in the end.
-pub struct Handler(Pin<Box<dyn Future<Output = Result<Vec<Vec<u8>>, Status>> + Send>>);
+pub struct Handler(Pin<Box<dyn Future<Output = Responses> + Send>>);
 
 pub struct IncomingCall {
     messages: Vec<Vec<u8>>,

@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 use rdma_rpc_codegen::{Builder, configure};
 
 /// A set of protos generated together.
-pub struct Case {
-    pub name: &'static str,
-    pub protos: &'static [&'static str],
-    pub configure: fn(Builder) -> Builder,
+pub(crate) struct Case {
+    pub(crate) name: &'static str,
+    pub(crate) protos: &'static [&'static str],
+    pub(crate) configure: fn(Builder) -> Builder,
 }
 
-pub const CASES: &[Case] = &[
+pub(crate) const CASES: &[Case] = &[
     Case { name: "greet", protos: &["greet.proto"], configure: |builder| builder },
     Case {
         name: "names",
@@ -79,13 +79,13 @@ pub const CASES: &[Case] = &[
 ];
 
 /// The folder with the protos.
-pub fn protos() -> PathBuf {
+pub(crate) fn protos() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/protos")
 }
 
 impl Case {
     /// Generates the case into `out_dir`, with the mock as its run-time support.
-    pub fn generate(&self, out_dir: &Path) {
+    pub(crate) fn generate(&self, out_dir: &Path) {
         let builder = configure()
             .out_dir(out_dir)
             .include_file("mod.rs")
