@@ -80,6 +80,22 @@ fn the_descriptor_set_holds_imports_and_comments() {
 }
 
 #[test]
+fn the_descriptor_set_keeps_options_of_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("options.bin");
+    configure()
+        .out_dir(folder.path())
+        .file_descriptor_set_path(&path)
+        .emit_rerun_if_changed(false)
+        .compile_protos(&["options.proto"], &[protos()])
+        .unwrap();
+    let bytes = fs::read(path).unwrap();
+    let rule = b"/v1/{name=shelves/*}";
+    assert!(bytes.windows(rule.len()).any(|window| window == rule));
+    FileDescriptorSet::decode(bytes.as_slice()).unwrap();
+}
+
+#[test]
 fn descriptors_give_the_same_code_as_their_protos() {
     for case in CASES {
         let folder = tempfile::tempdir().unwrap();

@@ -25,7 +25,7 @@ macro_rules! cases {
     )*};
 }
 
-cases!(greet names packages externs client_only server_only messages_only well_known settings);
+cases!(greet names packages externs client_only server_only messages_only options well_known settings);
 
 fn run<F: Future>(future: F) -> F::Output {
     match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {

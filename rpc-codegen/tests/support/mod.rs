@@ -15,7 +15,7 @@ pub(crate) const CASES: &[Case] = &[
     Case { name: "greet", protos: &["greet.proto"], configure: |builder| builder },
     Case {
         name: "names",
-        protos: &["names.proto", "names_services.proto", "names_proto2.proto"],
+        protos: &["names.proto", "names_services.proto", "names_proto2.proto", "names_outer.proto"],
         configure: |builder| builder,
     },
     Case {
@@ -47,6 +47,7 @@ pub(crate) const CASES: &[Case] = &[
         protos: &["root.proto"],
         configure: |builder| builder.build_client(false).build_server(false),
     },
+    Case { name: "options", protos: &["options.proto"], configure: |builder| builder },
     Case {
         name: "well_known",
         protos: &["greet.proto"],
@@ -57,7 +58,7 @@ pub(crate) const CASES: &[Case] = &[
         protos: &["settings.proto"],
         configure: |builder| {
             builder
-                .bytes([".settings.Blob.data", "leaf.data"])
+                .bytes([".settings.Blob.data", "leaf.data", "Blob.raw"])
                 .btree_map("Blob.sorted")
                 .boxed([".settings.Blob.leaf", ".settings.Blob.which.boxed"])
                 .skip_debug(".settings.Leaf")

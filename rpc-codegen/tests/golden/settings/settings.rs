@@ -32,7 +32,7 @@ pub mod blob {
         #[prost(message, tag = "7")]
         Boxed(::prost::alloc::boxed::Box<super::Leaf>),
         #[prost(bytes, tag = "8")]
-        Raw(::prost::alloc::vec::Vec<u8>),
+        Raw(::prost::bytes::Bytes),
     }
 }
 #[allow(missing_docs)]
