@@ -111,6 +111,9 @@ fn all_goes_well(seed: u64) {
     }
     drive(&fabric, &mut owners, &mut now, |o| o.iter().all(|o| o.ended.is_some()));
     for owner in &owners {
+        let usage = owner.last_usage.unwrap();
+        assert_eq!(usage.bulk_buffers_busy, 0, "bulk buffers left");
+        assert_eq!(usage.pull_buffers_busy, 0, "pull buffers left");
         match owner.ended.as_ref().unwrap() {
             Ok(()) => assert!(owner.closing),
             Err(error) => {

@@ -237,9 +237,11 @@ impl State {
             return;
         }
         if let Some((token, status)) = cause
-            && let Some(flight) = qp.flight.iter_mut().find(|f| f.token == token)
+            && let Some(at) = qp.flight.iter().position(|f| f.token == token)
         {
-            flight.done = Some(status);
+            qp.flight[at].done = Some(status);
+            // Nothing after a failed request succeeds.
+            qp.flight.iter_mut().skip(at + 1).for_each(|f| f.done = Some(Status::Flushed));
         }
         qp.state = QpState::Error { flush_at: self.now + delay };
         self.lose_tail(index);
@@ -267,8 +269,9 @@ impl State {
         }
         qp.inbound.clear();
         qp.responses.clear();
-        for flight in &mut qp.flight {
-            flight.done.get_or_insert(Status::Flushed);
+        let unfinished = qp.flight.iter().position(|f| f.done.is_none());
+        for flight in qp.flight.iter_mut().skip(unfinished.unwrap_or(usize::MAX)) {
+            flight.done = Some(Status::Flushed);
         }
         while let Some(request) = qp.queue.pop_front() {
             qp.flight.push_back(InFlight {
