@@ -1,3 +1,5 @@
 //! The ring link of rdma-rpc and the verbs devices under it.
 
+pub mod ring;
+pub mod sim;
 pub mod verbs;
