@@ -1,3 +1,4 @@
 //! The ring link of rdma-rpc and the verbs devices under it.
 
+pub mod shm;
 pub mod verbs;
