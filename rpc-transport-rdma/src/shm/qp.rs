@@ -202,7 +202,13 @@ impl ShmQueuePair {
             return false;
         }
         let mut progress = 0;
-        match self.wire.execute(request, &mut progress, budget) {
+        let mut step = self.wire.execute(request, &mut progress, budget);
+        if matches!(step, Step::UnknownKey) {
+            // Its offer may lie in the socket.
+            self.take_messages();
+            step = self.wire.execute(request, &mut progress, budget);
+        }
+        match step {
             Step::Done { published } => {
                 self.sends.finish(position, id, signaled, Status::Success);
                 published
@@ -226,13 +232,12 @@ impl ShmQueuePair {
             Step::Done { .. } | Step::OutOfBudget => return,
             Step::NoReceive => Reason::NoReceive,
             Step::UnknownKey => {
-                self.take_messages();
                 // Acquire: pairs with the peer's count, made before it told anybody the rkey.
-                let announcements = self.wire.peer.announcements().load(Ordering::Acquire);
-                if self.received_messages >= announcements {
-                    // Every offer is here. The request may have been looked up before the last
-                    // of them came, so it gets one more look.
-                    return self.look_again_then_refuse();
+                // The messages were taken before the second look, so if none is under way there
+                // is no such key.
+                if self.received_messages >= self.wire.peer.announcements().load(Ordering::Acquire)
+                {
+                    return self.refuse_front("the rkey names no region of the peer");
                 }
                 Reason::KeyUnderWay
             }
@@ -240,27 +245,6 @@ impl ShmQueuePair {
             Step::Fault(fault) => return self.lose_peer(Failure::misbehaved(fault)),
         };
         self.block(reason);
-    }
-
-    fn look_again_then_refuse(&mut self) {
-        let Some(front) = self.sends.front() else { return };
-        let mut none = 0;
-        let mut progress = front.progress;
-        // With a budget of nothing this only checks, unless the request is without bytes; then
-        // there was no rkey to be unknown.
-        match self.wire.execute(&front.request, &mut progress, &mut none) {
-            Step::UnknownKey => self.refuse_front("the rkey names no region of the peer"),
-            Step::Violation(what) => self.refuse_front(&what),
-            Step::Done { published } => {
-                self.sends.finish_front(Status::Success);
-                if published {
-                    self.ring_doorbell(WAKE_COMPLETIONS);
-                }
-            }
-            Step::Fault(fault) => self.lose_peer(Failure::misbehaved(fault)),
-            Step::NoReceive => self.block(Reason::NoReceive),
-            Step::OutOfBudget => {}
-        }
     }
 
     fn block(&mut self, reason: Reason) {
@@ -303,6 +287,7 @@ impl ShmQueuePair {
     fn advance(&mut self) {
         let mut budget = self.config.slice_bytes;
         let mut published_any = false;
+        let mut looked = false;
         while matches!(self.phase, Phase::Up) {
             let Some(front) = self.sends.front() else { break };
             match self.wire.execute(&front.request, &mut front.progress, &mut budget) {
@@ -314,6 +299,11 @@ impl ShmQueuePair {
                 Step::OutOfBudget => {
                     self.blocked = None;
                     break;
+                }
+                Step::UnknownKey if !looked => {
+                    // Its offer may lie in the socket.
+                    looked = true;
+                    self.take_messages();
                 }
                 other => {
                     self.hold_front(other);
@@ -471,7 +461,7 @@ impl ShmQueuePair {
         self.own.announced().store(self.announced, Ordering::Release);
         match outcome {
             Sent::Yes | Sent::Full => {}
-            Sent::Closed => self.lose_peer(Failure::peer_gone()),
+            Sent::Closed => self.lose_peer(self.why_closed()),
             Sent::Failed(errno) => self.lose_peer(Failure::verb(socket_error("sendmsg", errno))),
         }
     }
@@ -481,7 +471,7 @@ impl ShmQueuePair {
         for _ in 0..MESSAGES_AT_ONCE {
             let failure = match fdpass::receive(self.socket.as_fd()) {
                 Incoming::Empty => return true,
-                Incoming::Closed => Failure::peer_gone(),
+                Incoming::Closed => self.why_closed(),
                 Incoming::Garbage(what) => Failure::misbehaved(what),
                 Incoming::Failed(errno) => Failure::verb(socket_error("recvmsg", errno)),
                 Incoming::Message(message, fds) => {
@@ -496,6 +486,14 @@ impl ShmQueuePair {
             return true;
         }
         false
+    }
+
+    /// The peer's end of the socket is closed: it said why before, or its process is gone.
+    fn why_closed(&self) -> Failure {
+        match self.wire.peer.state().load(Ordering::Acquire) {
+            0 => Failure::peer_gone(),
+            state => Failure::told_by_peer(state),
+        }
     }
 
     fn handle(&mut self, message: Message, mut fds: Vec<OwnedFd>) -> Result<(), String> {
