@@ -8,7 +8,9 @@ use std::process::Stdio;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use rdma_rpc_transport_rdma::shm::{ShmConfig, ShmListener, ShmQueuePair, ShmRegion, ShmTicket};
+use rdma_rpc_transport_rdma::shm::{
+    ShmConfig, ShmError, ShmListener, ShmQueuePair, ShmRegion, ShmTicket,
+};
 use rdma_rpc_transport_rdma::verbs::{
     Access, Completed, Completion, Local, Op, QueuePair, Region, RemoteAddr, Status, VerbError,
     WorkRequest,
@@ -46,16 +48,20 @@ fn holdings() -> (usize, usize) {
 
 /// Starts this binary again as the other end of `ticket`.
 fn start_child(role: &str, ticket: &ShmTicket) -> Child {
+    child_command(role, ticket).spawn().unwrap()
+}
+
+fn child_command(role: &str, ticket: &ShmTicket) -> Command {
     let hex: String = ticket.to_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
-    Command::new(std::env::current_exe().unwrap())
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command
         .args(["--exact", "the_other_process", "--nocapture"])
         .env(ROLE, role)
         .env(TICKET, hex)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .kill_on_drop(true)
-        .spawn()
-        .unwrap()
+        .kill_on_drop(true);
+    command
 }
 
 /// Not a test of its own: what the processes started by the other tests do.
@@ -325,4 +331,33 @@ fn a_child_killed_while_connecting_leaves_nothing() {
         });
         assert_eq!(holdings(), before, "round {round}: (descriptors, mappings) after and before");
     }
+}
+
+#[test]
+fn another_user_is_refused_unless_listed() {
+    const NOBODY: u32 = 65534;
+    let _turn = turn();
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: only root can start a process of another user");
+        return;
+    }
+    runtime().block_on(async {
+        for listed in [false, true] {
+            let allowed_uids = if listed { vec![NOBODY] } else { Vec::new() };
+            let config = ShmConfig { allowed_uids, ..config() };
+            let listener = ShmListener::bind().unwrap();
+            let mut command = child_command("idle", listener.ticket());
+            let Ok(mut child) = command.uid(NOBODY).stderr(Stdio::null()).spawn() else {
+                println!("skipped: another user cannot run {:?}", command.as_std().get_program());
+                return;
+            };
+            let accepted = tokio::time::timeout(Duration::from_secs(10), listener.accept(&config));
+            match accepted.await.expect("an answer") {
+                Ok(_) => assert!(listed, "nobody was let in"),
+                Err(ShmError::PeerUser { uid, .. }) => assert!(!listed && uid == NOBODY),
+                Err(error) => panic!("{error}"),
+            }
+            child.kill().await.unwrap();
+        }
+    });
 }

@@ -55,6 +55,9 @@ mod send_queue;
 mod upgrade;
 mod wire;
 
+#[cfg(test)]
+mod hostile_tests;
+
 pub use config::ShmConfig;
 pub use connect::{ShmConnecting, ShmListener, ShmTicket};
 pub use error::ShmError;

@@ -414,7 +414,13 @@ impl ShmQueuePair {
             self.send_messages();
         }
         if self.has_news() {
-            self.take_messages();
+            let announced = self.wire.peer.announced().load(Ordering::Acquire);
+            let took_all = self.take_messages();
+            if took_all && self.received_messages < announced {
+                let received = self.received_messages;
+                let lie = format!("it counts {announced} socket messages and sent {received}");
+                self.lose_peer(Failure::misbehaved(lie));
+            }
             // Acquire: everything the peer published before it failed is seen after this.
             let state = self.wire.peer.state().load(Ordering::Acquire);
             if state != 0 {

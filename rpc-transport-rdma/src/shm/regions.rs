@@ -26,6 +26,9 @@ const SLOT_BITS: u32 = 12;
 pub(super) const MAX_REGIONS: u32 = 1 << SLOT_BITS;
 /// Generations of one slot. Below 2^19, so that addresses have room above the rkey.
 const MAX_GENERATION: u32 = (1 << 18) - 1;
+/// Messages that wait here, beyond the some 270 the socket itself holds, before `register` says
+/// that there is no room now.
+const MAX_UNSENT: usize = 256;
 /// The longest region.
 const MAX_REGION_BYTES: usize = 1 << 46;
 
@@ -171,8 +174,8 @@ impl OwnRegions {
             );
             return Err(failed(Errno::NOSPC, context));
         }
-        // Offers and withdrawals the peer does not take would pile up here.
-        if self.unsent.len() >= 2 * MAX_REGIONS as usize {
+        // Offers the peer does not take would pile up here, each with an open memfd.
+        if self.unsent.len() >= MAX_UNSENT {
             let context = "the peer takes no more offers of regions now; try again later";
             return Err(failed(Errno::AGAIN, context.into()));
         }
