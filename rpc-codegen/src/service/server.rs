@@ -173,6 +173,9 @@ impl Stub<'_> {
                 fn descriptor(&self) -> &'static {codegen}::ServiceDescriptor {{
                     &super::{descriptor}::SERVICE
                 }}
+                fn limits(&self) -> {codegen}::MessageLimits {{
+                    self.limits
+                }}
                 fn call(&self, method: usize, call: {codegen}::IncomingCall) -> {codegen}::Handler {{
                     let call = call.with_limits(self.limits);
                     match method {{

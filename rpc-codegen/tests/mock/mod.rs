@@ -152,6 +152,7 @@ impl MessageLimits {
 
 pub trait Service: Send + Sync + 'static {
     fn descriptor(&self) -> &'static ServiceDescriptor;
+    fn limits(&self) -> MessageLimits;
     fn call(&self, method: usize, call: IncomingCall) -> Handler;
 }
 
