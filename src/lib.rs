@@ -1,1 +1,4 @@
 //! rdma-rpc.
+#![forbid(unsafe_code)]
+
+pub mod config;
