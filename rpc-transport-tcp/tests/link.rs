@@ -65,15 +65,18 @@ struct Plan {
 
 /// Moves on without ever waiting; true when a frame could be queued.
 fn try_send(link: &mut TcpLink, number: usize, plan: Plan) -> Result<bool, LinkError> {
-    let bytes = frame(number, plan.len);
+    try_send_bytes(link, &Bytes::from(frame(number, plan.len)), plan)
+}
+
+fn try_send_bytes(link: &mut TcpLink, bytes: &Bytes, plan: Plan) -> Result<bool, LinkError> {
     if plan.owned {
         let head = plan.len.min(13);
-        return link.send_owned(&bytes[..head], &Bytes::copy_from_slice(&bytes[head..]));
+        return link.send_owned(&bytes[..head], &bytes.slice(head..));
     }
     match link.reserve(plan.len)? {
         None => Ok(false),
         Some(room) => {
-            room.copy_from_slice(&bytes);
+            room.copy_from_slice(bytes);
             link.commit();
             Ok(true)
         }
@@ -83,9 +86,11 @@ fn try_send(link: &mut TcpLink, number: usize, plan: Plan) -> Result<bool, LinkE
 /// Sends what is planned and checks what the peer planned, sleeping only in `poll_ready`.
 async fn drive(mut link: TcpLink, ours: Vec<Plan>, theirs: Vec<Plan>) -> TcpLink {
     let (mut sent, mut got) = (0, 0);
+    let frames: Vec<Bytes> =
+        ours.iter().enumerate().map(|(i, plan)| Bytes::from(frame(i, plan.len))).collect();
     while sent < ours.len() || got < theirs.len() || link.has_unsent() {
         while sent < ours.len() {
-            if !try_send(&mut link, sent, ours[sent]).unwrap() {
+            if !try_send_bytes(&mut link, &frames[sent], ours[sent]).unwrap() {
                 break;
             }
             if ours[sent].flush {
@@ -130,7 +135,7 @@ fn plans() -> impl Strategy<Value = Vec<Plan>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(32))]
+    #![proptest_config(ProptestConfig::with_cases(48))]
 
     #[test]
     fn frames_arrive_whole_and_in_order(

@@ -119,7 +119,8 @@ impl Settings {
             peer: peer.to_owned(),
             ring_bytes: self.shm.ring_bytes,
             bulk_threshold_bytes: self.shm.bulk_threshold_bytes,
-            max_bulk_bytes: self.shm.bulk_pool_bytes,
+            // Buffers come in powers of two, and one message must not take the whole pool.
+            max_bulk_bytes: 1 << (self.shm.bulk_pool_bytes.ilog2() - 1),
             send_pool: pool,
             receive_pool: pool,
             ..RingConfig::default()

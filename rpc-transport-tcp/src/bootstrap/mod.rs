@@ -112,7 +112,7 @@
 //!   01  02 00 02 00 AB CD
 //! ```
 //!
-//! The tests of `wire.rs` hold this vector and one for each other kind.
+//! The file `wire/tests.rs` holds this vector and one for each other kind.
 
 mod client;
 mod confirm;

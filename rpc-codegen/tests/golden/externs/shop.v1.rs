@@ -269,6 +269,9 @@ pub mod orders_server {
         fn descriptor(&self) -> &'static crate::mock::ServiceDescriptor {
             &super::orders_descriptor::SERVICE
         }
+        fn limits(&self) -> crate::mock::MessageLimits {
+            self.limits
+        }
         fn call(
             &self,
             method: usize,
@@ -492,6 +495,9 @@ pub mod stock_server {
     impl<T: self::Stock> crate::mock::Service for StockServer<T> {
         fn descriptor(&self) -> &'static crate::mock::ServiceDescriptor {
             &super::stock_descriptor::SERVICE
+        }
+        fn limits(&self) -> crate::mock::MessageLimits {
+            self.limits
         }
         fn call(
             &self,

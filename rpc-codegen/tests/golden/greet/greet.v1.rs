@@ -428,6 +428,9 @@ pub mod greeter_server {
         fn descriptor(&self) -> &'static crate::mock::ServiceDescriptor {
             &super::greeter_descriptor::SERVICE
         }
+        fn limits(&self) -> crate::mock::MessageLimits {
+            self.limits
+        }
         fn call(
             &self,
             method: usize,
@@ -610,6 +613,9 @@ pub mod nothing_server {
         fn descriptor(&self) -> &'static crate::mock::ServiceDescriptor {
             &super::nothing_descriptor::SERVICE
         }
+        fn limits(&self) -> crate::mock::MessageLimits {
+            self.limits
+        }
         fn call(
             &self,
             method: usize,
@@ -779,6 +785,9 @@ pub mod retired_server {
     impl<T: self::Retired> crate::mock::Service for RetiredServer<T> {
         fn descriptor(&self) -> &'static crate::mock::ServiceDescriptor {
             &super::retired_descriptor::SERVICE
+        }
+        fn limits(&self) -> crate::mock::MessageLimits {
+            self.limits
         }
         fn call(
             &self,

@@ -165,6 +165,9 @@ pub mod self_server {
         fn descriptor(&self) -> &'static crate::mock::ServiceDescriptor {
             &super::self_descriptor::SERVICE
         }
+        fn limits(&self) -> crate::mock::MessageLimits {
+            self.limits
+        }
         fn call(
             &self,
             method: usize,
@@ -352,6 +355,9 @@ pub mod t_server {
     impl<T: self::T> crate::mock::Service for TServer<T> {
         fn descriptor(&self) -> &'static crate::mock::ServiceDescriptor {
             &super::t_descriptor::SERVICE
+        }
+        fn limits(&self) -> crate::mock::MessageLimits {
+            self.limits
         }
         fn call(
             &self,
@@ -541,6 +547,9 @@ pub mod send_server {
         fn descriptor(&self) -> &'static crate::mock::ServiceDescriptor {
             &super::send_descriptor::SERVICE
         }
+        fn limits(&self) -> crate::mock::MessageLimits {
+            self.limits
+        }
         fn call(
             &self,
             method: usize,
@@ -717,6 +726,9 @@ pub mod arc_server {
     impl<T: self::Arc> crate::mock::Service for ArcServer<T> {
         fn descriptor(&self) -> &'static crate::mock::ServiceDescriptor {
             &super::arc_descriptor::SERVICE
+        }
+        fn limits(&self) -> crate::mock::MessageLimits {
+            self.limits
         }
         fn call(
             &self,
@@ -895,6 +907,9 @@ pub mod result_server {
         fn descriptor(&self) -> &'static crate::mock::ServiceDescriptor {
             &super::result_descriptor::SERVICE
         }
+        fn limits(&self) -> crate::mock::MessageLimits {
+            self.limits
+        }
         fn call(
             &self,
             method: usize,
@@ -1072,6 +1087,9 @@ pub mod option_server {
         fn descriptor(&self) -> &'static crate::mock::ServiceDescriptor {
             &super::option_descriptor::SERVICE
         }
+        fn limits(&self) -> crate::mock::MessageLimits {
+            self.limits
+        }
         fn call(
             &self,
             method: usize,
@@ -1248,6 +1266,9 @@ pub mod crate_server {
     impl<T: self::Crate> crate::mock::Service for CrateServer<T> {
         fn descriptor(&self) -> &'static crate::mock::ServiceDescriptor {
             &super::crate_descriptor::SERVICE
+        }
+        fn limits(&self) -> crate::mock::MessageLimits {
+            self.limits
         }
         fn call(
             &self,
@@ -1437,6 +1458,9 @@ pub mod _1st_server {
         fn descriptor(&self) -> &'static crate::mock::ServiceDescriptor {
             &super::_1st_descriptor::SERVICE
         }
+        fn limits(&self) -> crate::mock::MessageLimits {
+            self.limits
+        }
         fn call(
             &self,
             method: usize,
@@ -1613,6 +1637,9 @@ pub mod c_server {
     impl<T: self::C> crate::mock::Service for CServer<T> {
         fn descriptor(&self) -> &'static crate::mock::ServiceDescriptor {
             &super::c_descriptor::SERVICE
+        }
+        fn limits(&self) -> crate::mock::MessageLimits {
+            self.limits
         }
         fn call(
             &self,

@@ -391,6 +391,9 @@ pub mod greeter3_server {
         fn descriptor(&self) -> &'static crate::mock::ServiceDescriptor {
             &super::greeter3_descriptor::SERVICE
         }
+        fn limits(&self) -> crate::mock::MessageLimits {
+            self.limits
+        }
         fn call(
             &self,
             method: usize,
@@ -1085,6 +1088,9 @@ pub mod greeter2_server {
     impl<T: self::Greeter2> crate::mock::Service for Greeter2Server<T> {
         fn descriptor(&self) -> &'static crate::mock::ServiceDescriptor {
             &super::greeter2_descriptor::SERVICE
+        }
+        fn limits(&self) -> crate::mock::MessageLimits {
+            self.limits
         }
         fn call(
             &self,

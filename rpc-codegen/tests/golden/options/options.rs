@@ -165,6 +165,9 @@ pub mod web_server {
         fn descriptor(&self) -> &'static crate::mock::ServiceDescriptor {
             &super::web_descriptor::SERVICE
         }
+        fn limits(&self) -> crate::mock::MessageLimits {
+            self.limits
+        }
         fn call(
             &self,
             method: usize,

@@ -211,6 +211,9 @@ pub mod root_service_server {
         fn descriptor(&self) -> &'static crate::mock::ServiceDescriptor {
             &super::root_service_descriptor::SERVICE
         }
+        fn limits(&self) -> crate::mock::MessageLimits {
+            self.limits
+        }
         fn call(
             &self,
             method: usize,

@@ -205,6 +205,9 @@ pub mod exchange_server {
         fn descriptor(&self) -> &'static crate::mock::ServiceDescriptor {
             &super::exchange_descriptor::SERVICE
         }
+        fn limits(&self) -> crate::mock::MessageLimits {
+            self.limits
+        }
         fn call(
             &self,
             method: usize,

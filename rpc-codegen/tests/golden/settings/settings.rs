@@ -342,6 +342,9 @@ pub mod store_server {
         fn descriptor(&self) -> &'static crate::mock::ServiceDescriptor {
             &super::store_descriptor::SERVICE
         }
+        fn limits(&self) -> crate::mock::MessageLimits {
+            self.limits
+        }
         fn call(
             &self,
             method: usize,
