@@ -86,6 +86,12 @@
 //! `Bytes`. The sender's buffer is free when the peer releases the descriptor, the receiver's when
 //! the last `Bytes` is dropped. Both pools are bounded and their buffers come in size classes.
 //!
+//! # Memory
+//!
+//! A link has a receive ring and a staging ring, grows a copy of the longest burst it has received
+//! (at most seven sixteenths of a ring), and has whatever bulk buffers are in use or cached: with
+//! the default ring of 256 KiB, 512 KiB when idle, 624 KiB after the longest bursts.
+//!
 //! # The end
 //!
 //! An orderly close sends everything, then "close", and is done when that has completed. Whoever

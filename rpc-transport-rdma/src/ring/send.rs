@@ -144,21 +144,21 @@ impl<Q: QueuePair> RingLink<Q> {
             return Ok(());
         }
         let receiver = &self.receiver;
-        if receiver.receives_due >= receiver.receive_batch
-            || receiver.credits.unreturned_eighths() > 0
-        {
+        if receiver.receives_due >= receiver.receive_batch || receiver.credits.eighth_unreturned() {
             self.post_receives_due();
         }
         let receiver = &self.receiver;
-        let quarters = receiver.credits.untold(4);
+        let credits = &receiver.credits;
         if let Some(known) = receiver.wanted {
             // One answer for many bursts, as long as there are more to copy out.
-            let worth_it = resting || receiver.arrived.is_empty() || quarters > 0;
-            if receiver.credits.consumed_bursts() > known && worth_it {
+            let worth_it = resting || receiver.arrived.is_empty() || credits.untold_quarters(1);
+            if credits.consumed_bursts() > known && worth_it {
                 self.post_receives_due();
                 self.post_credit(true);
             }
-        } else if quarters > 1 || (quarters > 0 && (resting || self.sender.staging.is_empty())) {
+        } else if credits.untold_quarters(2)
+            || (credits.untold_quarters(1) && (resting || self.sender.staging.is_empty()))
+        {
             self.post_receives_due();
             self.post_credit(false);
         }
@@ -220,8 +220,11 @@ impl<Q: QueuePair> RingLink<Q> {
             self.receiver.finished.push_back(super::bulk_pull::Finished { ticket, message });
             return Ok(true);
         }
+        if self.ending.failed.is_some() {
+            return Ok(false); // and nothing to wait for but the end
+        }
         self.receiver.want_pull = Some(len);
-        if self.ending.failed.is_some() || !self.pulls.has_room() {
+        if !self.pulls.has_room() {
             return Ok(false);
         }
         let taken = self.pull_pool.take(&mut self.queue_pair, len);
