@@ -145,6 +145,7 @@ fn something_breaks(seed: u64) {
         o.iter().all(Owner::is_satisfied) || fabric.stats().steps >= at
     });
     fabric.inject(fault, side);
+    owners.iter_mut().for_each(Owner::stop_spinning);
     if fault == Fault::ProcessKilled {
         // Its code does not run any more either.
         std::mem::forget(owners[side].link.take());

@@ -202,11 +202,11 @@ impl ReceiveCredits {
         self.told = self.returned;
     }
 
-    /// Whether so many quarters of the ring, or of its receives, were consumed since the peer was
+    /// Whether so many eighths of the ring, or of its receives, were consumed since the peer was
     /// last told.
-    pub(super) fn untold_quarters(&self, quarters: u64) -> bool {
-        (self.consumed.bytes - self.told.bytes) * 4 >= self.ring_bytes * quarters
-            || (self.consumed.bursts - self.told.bursts) * 4 >= self.data_receives * quarters
+    pub(super) fn untold_eighths(&self, eighths: u64) -> bool {
+        (self.consumed.bytes - self.told.bytes) * 8 >= self.ring_bytes * eighths
+            || (self.consumed.bursts - self.told.bursts) * 8 >= self.data_receives * eighths
     }
 
     /// Whether an eighth of the ring was consumed and its receives are not posted again.

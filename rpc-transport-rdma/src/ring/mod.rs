@@ -59,7 +59,7 @@
 //!
 //! The sender writes up to `released + ring length`, and never has more bursts outstanding than
 //! the peer has receives, less three. It learns what is released from burst headers and from its
-//! credit cell: two words, bytes and bursts, that the receiver writes when a quarter of the ring
+//! credit cell: two words, bytes and bursts, that the receiver writes when an eighth of the ring
 //! or of the receives was released and no burst is about to carry it. Each word is written in one
 //! piece and each is a limit of its own, so any mixture of old and new words is safe. Neither
 //! takes ring space or a receive: two full rings cannot stop each other.

@@ -138,7 +138,7 @@ impl<Q: QueuePair> RingLink<Q> {
     }
 
     /// Tells the peer what was released, as far as there is reason to: an answer it waits for, or
-    /// a quarter of the ring. `resting`: the owner has nothing more to do for now.
+    /// an eighth of the ring. `resting`: the owner has nothing more to do for now.
     pub(super) fn return_credit(&mut self, resting: bool) -> Result<(), LinkError> {
         if self.ending.failed.is_some() || self.ending.close_posted {
             return Ok(());
@@ -149,16 +149,17 @@ impl<Q: QueuePair> RingLink<Q> {
         }
         let receiver = &self.receiver;
         let credits = &receiver.credits;
+        // An eighth that is not told never stops anybody: seven eighths hold the longest burst. So
+        // an owner that polls all the time, and never asks, cannot be stuck either.
+        let no_burst_soon = resting || self.sender.staging.is_empty() || !self.can_post_burst();
         if let Some(known) = receiver.wanted {
             // One answer for many bursts, as long as there are more to copy out.
-            let worth_it = resting || receiver.arrived.is_empty() || credits.untold_quarters(1);
+            let worth_it = resting || receiver.arrived.is_empty() || credits.untold_eighths(2);
             if credits.consumed_bursts() > known && worth_it {
                 self.post_receives_due();
                 self.post_credit(true);
             }
-        } else if credits.untold_quarters(2)
-            || (credits.untold_quarters(1) && (resting || self.sender.staging.is_empty()))
-        {
+        } else if credits.untold_eighths(4) || (credits.untold_eighths(1) && no_burst_soon) {
             self.post_receives_due();
             self.post_credit(false);
         }
