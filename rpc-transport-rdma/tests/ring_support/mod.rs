@@ -451,9 +451,12 @@ pub fn drive(
                 woken |= !owner.spins();
             }
         }
-        // Nobody was woken, nobody naps, nothing is on its way, and those who spin, in vain.
-        let quiet = !woken && !owners.iter().any(Owner::naps) && fabric.is_idle();
-        quiet_rounds = if quiet && !until(owners) { quiet_rounds + 1 } else { 0 };
+        // Nobody was woken, nothing is on its way, and those who spin or nap find nothing to do.
+        if woken || !fabric.is_idle() || until(owners) {
+            quiet_rounds = 0;
+        } else if !owners.iter().any(Owner::naps) {
+            quiet_rounds += 1;
+        }
         assert!(quiet_rounds < 200, "stall: {}", describe(fabric, owners));
         fabric.step();
         assert!(*now < MOST_STEPS, "no end after {MOST_STEPS} steps: {}", describe(fabric, owners));
