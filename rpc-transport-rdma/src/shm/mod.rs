@@ -24,6 +24,7 @@
 //! | `qp` | the queue pair: posting, polling, failing |
 //! | `send_queue`, `wire` | which requests wait; doing one |
 //! | `cq_ring`, `control` | the completion ring; the words two processes share |
+//! | `attend` | the peer's state, the socket's messages, dropped regions |
 //! | `notify`, `event` | waking the other side; waiting in tokio |
 //! | `regions`, `memfd`, `fdpass` | registered memory; sealed files; the socket that carries them |
 //! | `connect`, `upgrade`, `host_id` | finding each other |
@@ -36,6 +37,7 @@
 //! outside of its memory, allocate without bound, or leak descriptors: it can only make the
 //! queue pair fail. What this side wrote is kept in private copies and never read back.
 
+mod attend;
 mod config;
 mod connect;
 mod control;
