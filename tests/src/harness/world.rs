@@ -246,7 +246,7 @@ impl World {
 }
 
 /// What the server counts, over this client.
-pub async fn observe(client: &TestServiceClient) -> Result<Observation, Status> {
+async fn observe(client: &TestServiceClient) -> Result<Observation, Status> {
     client.observe(Empty {}).await.map(rdma_rpc::Response::into_inner)
 }
 
