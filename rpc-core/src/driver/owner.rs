@@ -106,8 +106,8 @@ impl<L: Link> Owner<L> {
         }
         if self.session.poll_timeout().is_some_and(|due| due <= now) {
             busy = true;
-            while let Some(id) = self.session.handle_timeout(now)? {
-                self.calls.expire(id);
+            while let Some((id, seen)) = self.session.handle_timeout(now)? {
+                self.calls.expire(id, seen);
             }
         }
         busy |= self.calls.pulls.start(&mut self.session, &mut self.link)?;
@@ -426,9 +426,10 @@ impl Calls {
         }
     }
 
-    fn expire(&mut self, id: StreamId) {
-        let status = Status::deadline_exceeded("the call's deadline passed")
-            .with_request_seen(RequestSeen::MayHaveRun);
+    fn expire(&mut self, id: StreamId, seen: bool) {
+        let seen = if seen { RequestSeen::MayHaveRun } else { RequestSeen::NeverSent };
+        let status =
+            Status::deadline_exceeded("the call's deadline passed").with_request_seen(seen);
         self.end(id, End::Failed(status));
     }
 
