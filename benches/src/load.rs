@@ -74,7 +74,8 @@ async fn echo(client: &Client, data: &Bytes) -> Result<Bytes, String> {
 }
 
 fn histogram() -> Histogram<u64> {
-    Histogram::new(3).expect("three digits")
+    // 1 ns to 100 s.
+    Histogram::new_with_bounds(1, 100_000_000_000, 3).expect("sane bounds")
 }
 
 async fn serial(options: &Options, client: &Client, data: &Bytes) -> Result<String, String> {

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::task::Waker;
+use std::task::{Context, Waker};
 use std::time::Instant;
 
 use super::cell::{Body, Cell, End};
@@ -50,6 +50,8 @@ pub(super) struct Owner<L> {
     pub(super) dead: Option<Status>,
     /// The task that moves the connection along, while it sleeps.
     pub(super) sleeper: Option<Waker>,
+    /// Nobody has touched the link since the sleeper armed it.
+    pub(super) armed: bool,
     /// When the sleeping task wakes by itself.
     pub(super) alarm: Option<Instant>,
 }
@@ -73,7 +75,7 @@ pub(super) struct Calls {
 impl<L: Link> Owner<L> {
     pub(super) fn new(session: Session, link: L) -> Owner<L> {
         let calls = Calls::default();
-        Owner { session, link, calls, dead: None, sleeper: None, alarm: None }
+        Owner { session, link, calls, dead: None, sleeper: None, armed: false, alarm: None }
     }
 
     /// One pass: receive, timers, transmit, flush. Whether anything happened.
@@ -168,6 +170,39 @@ impl<L: Link> Owner<L> {
             }
         }
         self.link.flush()
+    }
+
+    /// [`Owner::settle`]; an error ends the connection.
+    pub(super) fn settle_or_fail(&mut self) {
+        if self.dead.is_none()
+            && let Err(error) = self.settle()
+        {
+            self.fail(Failure::Link(error));
+        }
+    }
+
+    /// Before the lock is let go: the task that sleeps must still be woken by what comes. Using
+    /// a link disarms it, so it is armed again in the sleeper's name; and the sleeper is woken if
+    /// there is something for it already, if it has to wake earlier, or if it is all over.
+    pub(super) fn look_after_sleeper(&mut self) {
+        if self.armed {
+            return;
+        }
+        let Some(sleeper) = &self.sleeper else { return };
+        let drained = self.session.is_going_away() && self.session.open_streams() == 0;
+        let early = self
+            .session
+            .poll_timeout()
+            .is_some_and(|due| self.alarm.is_none_or(|alarm| due < alarm));
+        let awake = self.dead.is_some()
+            || drained
+            || early
+            || !self.calls.arrivals.is_empty()
+            || self.link.poll_ready(&mut Context::from_waker(sleeper)).is_ready();
+        if awake && let Some(sleeper) = self.sleeper.take() {
+            sleeper.wake();
+        }
+        self.armed = !awake;
     }
 
     // ---- what calls ask for ----
