@@ -359,12 +359,10 @@ impl<L: Link> Conn for Connection<L> {
         if !self.progress.polls() {
             return;
         }
-        // Alone on the connection, the caller may as well wait here: nobody else's answer is
-        // held up, and the hand-off to another task and back is saved.
         for _ in 0..HELP_PASSES {
             let alone = self.with_owner(|owner| {
                 owner.pass(now(), &mut |_, _| None);
-                owner.session.open_streams() == 1
+                owner.may_wait_here()
             });
             if alone != Some(true) || cell.has_news() {
                 return;

@@ -18,6 +18,9 @@ use crate::status::{Code, RequestSeen, Status};
 /// Frames a pass takes before it sees to the other side: keeps one pass short.
 const FRAMES_PER_PASS: usize = 128;
 
+/// Of so many looks in place, the first two let others run instead.
+const LONELY_LOOKS: u32 = 8192;
+
 /// Used cells kept for the next calls.
 const SPARE_CELLS: usize = 256;
 
@@ -52,6 +55,8 @@ pub(super) struct Owner<L> {
     pub(super) sleeper: Option<Waker>,
     /// Nobody has touched the link since the sleeper armed it.
     pub(super) armed: bool,
+    /// Looks in a row at which a waiting caller was alone on the connection.
+    lonely: u32,
     /// When the sleeping task wakes by itself.
     pub(super) alarm: Option<Instant>,
 }
@@ -75,7 +80,16 @@ pub(super) struct Calls {
 impl<L: Link> Owner<L> {
     pub(super) fn new(session: Session, link: L) -> Owner<L> {
         let calls = Calls::default();
-        Owner { session, link, calls, dead: None, sleeper: None, armed: false, alarm: None }
+        Owner {
+            session,
+            link,
+            calls,
+            dead: None,
+            sleeper: None,
+            armed: false,
+            lonely: 0,
+            alarm: None,
+        }
     }
 
     /// One pass: receive, timers, transmit, flush. Whether anything happened.
@@ -181,6 +195,18 @@ impl<L: Link> Owner<L> {
         }
     }
 
+    /// Whether a caller that waits may do so in place. Alone on the connection it may: nobody
+    /// else's answer is held up, and the hand-off to the driver's task and back is saved. But a
+    /// caller that never lets others run is always alone, so now and then it has to let them.
+    pub(super) fn may_wait_here(&mut self) -> bool {
+        if self.session.open_streams() != 1 {
+            self.lonely = 0;
+            return false;
+        }
+        self.lonely = self.lonely.wrapping_add(1);
+        self.lonely % LONELY_LOOKS >= 2
+    }
+
     /// Before the lock is let go: the task that sleeps must still be woken by what comes. Using
     /// a link disarms it, so it is armed again in the sleeper's name; and the sleeper is woken if
     /// there is something for it already, if it has to wake earlier, or if it is all over.
@@ -217,7 +243,12 @@ impl<L: Link> Owner<L> {
             return Ok(());
         }
         match self.session.open(&mut self.link, request)? {
-            Opened::Stream(id) => self.calls.opened(id, cell, request),
+            Opened::Stream(id) => {
+                self.calls.opened(id, cell, request);
+                if self.session.open_streams() > 1 {
+                    self.lonely = 0;
+                }
+            }
             Opened::NoSlot => self.calls.waiting.push_back(OwnedOpen::new(cell, request)),
             refused => cell.put_end(End::Failed(refusal(refused, request))),
         }
