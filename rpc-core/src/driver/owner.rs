@@ -422,6 +422,8 @@ impl<L: Link> Owner<L> {
         for open in self.calls.waiting.drain(..) {
             open.cell.put_end(End::Failed(never_sent(&status)));
         }
+        // Their streams may have ended before.
+        self.calls.pulls.lose(&status.clone().with_request_seen(RequestSeen::MayHaveRun));
         self.dead = Some(status);
     }
 }
@@ -582,9 +584,10 @@ impl Calls {
                 self.retire(cell);
             }
             Event::Finished { stream, finish } => {
-                let end = match MetadataMap::decode(finish.metadata) {
-                    Err(error) => End::Failed(malformed(&error)),
-                    Ok(trailers) if finish.code == 0 => End::Ok(trailers),
+                let Some(cell) = self.take(stream) else { return Applied::Nothing };
+                match MetadataMap::decode(finish.metadata) {
+                    Err(error) => cell.put_end(End::Failed(malformed(&error))),
+                    Ok(trailers) if finish.code == 0 => cell.put_end(End::Ok(trailers)),
                     Ok(trailers) => {
                         let seen = if finish.refused {
                             RequestSeen::NeverSent
@@ -597,10 +600,10 @@ impl Calls {
                             bytes::Bytes::copy_from_slice(finish.details),
                             trailers,
                         );
-                        End::Failed(status.with_request_seen(seen))
+                        cell.put_status(status.with_request_seen(seen));
                     }
-                };
-                self.end(stream, end);
+                }
+                self.retire(cell);
             }
             Event::Refused { stream, why } => {
                 let status = Status::resource_exhausted(why.to_string())
