@@ -360,14 +360,14 @@ impl Pair {
     }
 
     /// Delivers one frame to the server; whether there was one.
-    fn to_server(&mut self) -> bool {
+    fn step_server(&mut self) -> bool {
         let Some(frame) = self.client.sink.out.pop_front() else { return false };
         self.server.receive(self.now, &frame).unwrap();
         true
     }
 
     /// Delivers one frame to the client; whether there was one.
-    fn to_client(&mut self) -> bool {
+    fn step_client(&mut self) -> bool {
         let Some(frame) = self.server.sink.out.pop_front() else { return false };
         self.client.receive(self.now, &frame).unwrap();
         true
@@ -386,10 +386,10 @@ impl Pair {
             self.client.transmit();
             self.server.transmit();
             let mut moved = false;
-            while self.to_server() {
+            while self.step_server() {
                 moved = true;
             }
-            while self.to_client() {
+            while self.step_client() {
                 moved = true;
             }
             if !(moved | self.pull()) {

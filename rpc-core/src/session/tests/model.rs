@@ -112,12 +112,12 @@ impl World {
             }
             11 => {
                 for _ in 0..self.rng.below(20) {
-                    self.pair.to_server();
+                    self.pair.step_server();
                 }
             }
             12 => {
                 for _ in 0..self.rng.below(20) {
-                    self.pair.to_client();
+                    self.pair.step_client();
                 }
             }
             13 => {
