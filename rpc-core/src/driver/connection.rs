@@ -163,6 +163,11 @@ impl<L: Link> Connection<L> {
             if owner.dead.is_some() || owner.calls.going_away {
                 self.closed.store(true, Ordering::Release);
             }
+            if (owner.dead.is_some() || owner.is_drained())
+                && let Some(sleeper) = owner.sleeper.take()
+            {
+                sleeper.wake();
+            }
             drop(owner);
             // Whoever left a job looked at the lock after the job was in; we look at the jobs
             // after the lock was free: one of the two sees the other.
@@ -185,17 +190,21 @@ impl<L: Link> Connection<L> {
         if owner.dead.is_none()
             && !hold
             && CORKED.get() != self.address()
-            && let Err(error) = owner.settle()
+            && let Err(error) = owner.open_waiting().and_then(|_| owner.settle())
         {
             owner.fail(Failure::Link(error));
         }
+        Self::rouse(owner);
+    }
+
+    /// Wakes the connection's task if it sleeps and would not notice what it must wait for now.
+    fn rouse(owner: &mut Owner<L>) {
         let earlier_alarm = match (owner.session.poll_timeout(), owner.alarm) {
             (Some(due), Some(alarm)) => due < alarm,
             (Some(_), None) => true,
             (None, _) => false,
         };
-        let blocked = owner.session.wants_room() || owner.link.has_unsent();
-        if (blocked || earlier_alarm || owner.dead.is_some())
+        if (owner.is_blocked() || earlier_alarm || owner.dead.is_some())
             && let Some(sleeper) = owner.sleeper.take()
         {
             sleeper.wake();
@@ -216,6 +225,9 @@ impl<L: Link> Connection<L> {
                     owner.fail(Failure::Link(error));
                 }
                 self.after(&mut owner, hold);
+            } else {
+                // It can have died of the jobs just now, and what was asked for still has to end.
+                owner.run_job(job());
             }
             self.let_go(owner);
         } else {
@@ -239,9 +251,17 @@ impl<L: Link> Connection<L> {
 
     /// What this thread sends on this connection while `act` runs leaves in one burst at the end.
     pub(super) fn corked(&self, act: impl FnOnce()) {
+        struct Uncork;
+        impl Drop for Uncork {
+            /// After a panic too: another connection may come to lie at this address.
+            fn drop(&mut self) {
+                CORKED.set(0);
+            }
+        }
+        let uncork = Uncork;
         CORKED.set(self.address());
         act();
-        CORKED.set(0);
+        drop(uncork);
         self.flush();
     }
 }
@@ -255,16 +275,7 @@ impl<L: Link> Conn for Connection<L> {
                 Some(status) => cell.put_end(End::Failed(never_sent(status))),
                 None => {
                     cell.block_writer();
-                    if let Err(error) = owner.open(&cell, request) {
-                        owner.fail(Failure::Link(error));
-                        if cell.id().is_none() {
-                            let status = owner
-                                .dead
-                                .clone()
-                                .unwrap_or_else(|| Status::unavailable("connection failed"));
-                            cell.put_end(End::Failed(never_sent(&status)));
-                        }
-                    }
+                    owner.open_or_fail(&cell, request);
                     self.after(&mut owner, false);
                 }
             }
@@ -287,11 +298,7 @@ impl<L: Link> Conn for Connection<L> {
     }
 
     fn end_messages(&self, id: StreamId) {
-        self.act_or_leave(
-            false,
-            |owner| owner.session.end_messages(&mut owner.link, id),
-            || Job::EndMessages { id },
-        );
+        self.act_or_leave(false, |owner| owner.end_messages(id), || Job::EndMessages { id });
     }
 
     fn headers(&self, id: StreamId, metadata: MetadataMap) {
@@ -359,10 +366,14 @@ impl<L: Link> Conn for Connection<L> {
 
     fn flush(&self) {
         if let Some(mut owner) = self.try_lock() {
+            self.run_jobs(&mut owner);
             if owner.dead.is_none() {
                 self.after(&mut owner, false);
             }
             self.let_go(owner);
+        } else {
+            // Its owner may be past its last flush, on its way to sleep.
+            self.leave(Job::Flush);
         }
     }
 
@@ -375,6 +386,7 @@ impl<L: Link> Conn for Connection<L> {
         for _ in 0..HELP_PASSES {
             let alone = self.with_owner(|owner| {
                 owner.pass(now(), &mut |_, _| None);
+                Self::rouse(owner);
                 owner.session.open_streams() == 1
             });
             if alone != Some(true) || cell.has_news() {
@@ -386,9 +398,6 @@ impl<L: Link> Conn for Connection<L> {
 
     fn go_away(&self, reason: &str) {
         self.leave(Job::GoAway { reason: reason.to_owned() });
-        if let Some(Some(waker)) = self.with_owner(|owner| owner.sleeper.take()) {
-            waker.wake();
-        }
     }
 
     fn window_bytes(&self) -> u64 {
