@@ -218,6 +218,12 @@ impl Cell {
         self.lock().abandoned
     }
 
+    /// Whether anybody will read a message that is being pulled.
+    pub(crate) fn wants_pulls(&self) -> bool {
+        let state = self.lock();
+        !state.discarding && !matches!(state.end, End::Failed(_))
+    }
+
     // ---- the call's side ----
 
     pub(crate) fn id(&self) -> Option<StreamId> {

@@ -51,7 +51,7 @@ impl Pulls {
     ) -> Result<bool, LinkError> {
         let mut changed = false;
         while let Some(pull) = self.waiting.front() {
-            if pull.cell.is_abandoned() {
+            if !pull.cell.wants_pulls() {
                 session.bulk_done(&pull.descriptor);
                 self.waiting.pop_front();
             } else if link.bulk_pull(pull.ticket, &pull.descriptor, pull.len)? {
