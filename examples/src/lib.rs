@@ -1,1 +1,1 @@
-//! Runnable examples of rdma-rpc.
+//! The programs are in the folder above, one file or folder each.

@@ -56,3 +56,17 @@ pub struct MessageLimits {
     /// The longest message sent.
     pub encode_bytes: Option<usize>,
 }
+
+impl MessageLimits {
+    /// The same limits, accepting messages of up to this many bytes.
+    #[must_use]
+    pub fn max_decoding_message_size(self, limit_bytes: usize) -> MessageLimits {
+        MessageLimits { decode_bytes: Some(limit_bytes), ..self }
+    }
+
+    /// The same limits, sending messages of up to this many bytes.
+    #[must_use]
+    pub fn max_encoding_message_size(self, limit_bytes: usize) -> MessageLimits {
+        MessageLimits { encode_bytes: Some(limit_bytes), ..self }
+    }
+}

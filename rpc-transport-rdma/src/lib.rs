@@ -1,3 +1,7 @@
 //! The ring link of rdma-rpc and the verbs devices under it.
 
+pub mod probe;
+pub mod ring;
+pub mod shm;
+pub mod sim;
 pub mod verbs;

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::task::Waker;
+use std::task::{Context, Waker};
 use std::time::Instant;
 
 use super::cell::{Body, Cell, End};
@@ -19,6 +19,9 @@ use crate::status::{Code, RequestSeen, Status};
 
 /// Frames a pass takes before it sees to the other side: keeps one pass short.
 const FRAMES_PER_PASS: usize = 128;
+
+/// Of so many looks in place, the first two let others run instead.
+const LONELY_LOOKS: u32 = 8192;
 
 /// Used cells kept for the next calls.
 const SPARE_CELLS: usize = 256;
@@ -55,6 +58,10 @@ pub(super) struct Owner<L> {
     pub(super) link_failed: bool,
     /// The task that moves the connection along, while it sleeps.
     pub(super) sleeper: Option<Waker>,
+    /// Nobody has touched the link since the sleeper armed it.
+    pub(super) armed: bool,
+    /// Looks in a row at which a waiting caller was alone on the connection.
+    lonely: u32,
     /// When the sleeping task wakes by itself.
     pub(super) alarm: Option<Instant>,
 }
@@ -87,13 +94,10 @@ impl<L: Link> Owner<L> {
             dead: None,
             link_failed: false,
             sleeper: None,
+            armed: false,
+            lonely: 0,
             alarm: None,
         }
-    }
-
-    /// Whether something waits for room on the link.
-    pub(super) fn is_blocked(&self) -> bool {
-        self.session.wants_room() || self.link.as_ref().is_some_and(L::has_unsent)
     }
 
     /// No new calls come, none is left, and nothing waits to be sent.
@@ -203,6 +207,51 @@ impl<L: Link> Owner<L> {
         link.flush()
     }
 
+    /// [`Owner::settle`], after calls that can have a stream now; an error ends the connection.
+    pub(super) fn settle_or_fail(&mut self) {
+        if self.dead.is_none()
+            && let Err(error) = self.open_waiting().and_then(|_| self.settle())
+        {
+            self.fail(Failure::Link(error));
+        }
+    }
+
+    /// Whether a caller that waits may do so in place. Alone on the connection it may: nobody
+    /// else's answer is held up, and the hand-off to the driver's task and back is saved. But a
+    /// caller that never lets others run is always alone, so now and then it has to let them.
+    pub(super) fn may_wait_here(&mut self) -> bool {
+        if self.session.open_streams() != 1 {
+            self.lonely = 0;
+            return false;
+        }
+        self.lonely = self.lonely.wrapping_add(1);
+        self.lonely % LONELY_LOOKS >= 2
+    }
+
+    /// Before the lock is let go: the task that sleeps must still be woken by what comes. Using
+    /// a link disarms it, so it is armed again in the sleeper's name; and the sleeper is woken if
+    /// there is something for it already, if it has to wake earlier, or if it is all over.
+    pub(super) fn look_after_sleeper(&mut self) {
+        if self.armed {
+            return;
+        }
+        let drained = self.is_drained();
+        let (Some(sleeper), Some(link)) = (&self.sleeper, &mut self.link) else { return };
+        let early = self
+            .session
+            .poll_timeout()
+            .is_some_and(|due| self.alarm.is_none_or(|alarm| due < alarm));
+        let awake = self.dead.is_some()
+            || drained
+            || early
+            || !self.calls.arrivals.is_empty()
+            || link.poll_ready(&mut Context::from_waker(sleeper)).is_ready();
+        if awake && let Some(sleeper) = self.sleeper.take() {
+            sleeper.wake();
+        }
+        self.armed = !awake;
+    }
+
     // ---- what calls ask for ----
 
     pub(super) fn open(
@@ -216,7 +265,12 @@ impl<L: Link> Owner<L> {
         }
         let Some(link) = &mut self.link else { return Ok(()) };
         match self.session.open(link, request)? {
-            Opened::Stream(id) => self.calls.opened(id, cell, request),
+            Opened::Stream(id) => {
+                self.calls.opened(id, cell, request);
+                if self.session.open_streams() > 1 {
+                    self.lonely = 0;
+                }
+            }
             Opened::NoSlot => self.calls.waiting.push_back(OwnedOpen::new(cell, request)),
             refused => cell.put_end(End::Failed(refusal(refused, request))),
         }
@@ -354,7 +408,6 @@ impl<L: Link> Owner<L> {
             }
             Job::Send { id, cell, message, end } => self.send(id, &cell, &message, end),
             Job::EndMessages { id } => self.end_messages(id),
-            Job::Flush => Ok(()),
             Job::Headers { id, metadata } => self.headers(id, &metadata),
             Job::Respond { id, metadata, trailers, message } => {
                 self.respond(id, &metadata, &trailers, &message)

@@ -1,0 +1,62 @@
+//! From what a device says to whom to blame.
+
+use rdma_rpc_core::link::LinkError;
+
+use crate::verbs::{PostError, Status, VerbError};
+
+/// A verb failed.
+pub(super) fn verb_failed(error: &VerbError) -> LinkError {
+    LinkError::io(error.to_string())
+}
+
+/// A post failed where "full" must not happen: the ring counts slots itself.
+pub(super) fn post_failed(what: &str, error: PostError) -> LinkError {
+    match error {
+        PostError::Full => LinkError::io(format!(
+            "posting {what}: the queue is full, though it holds what the device promised"
+        )),
+        PostError::Failed => {
+            LinkError::closed(format!("posting {what}: the queue pair has failed"))
+        }
+        PostError::Verb(error) => verb_failed(&error),
+    }
+}
+
+/// A request or receive completed with an error.
+pub(super) fn completion_failed(what: &str, status: Status) -> LinkError {
+    match status {
+        Status::RetryExceeded => {
+            LinkError::closed(format!("{what}: the peer's device does not answer (retry exceeded)"))
+        }
+        Status::Flushed | Status::Success => LinkError::closed(format!(
+            "{what}: flushed; the queue pair failed, as it does when the peer's end is gone"
+        )),
+        Status::ReceiverNotReady => LinkError::misbehaved(format!(
+            "{what}: the peer has fewer receives posted than its hello and credits say \
+             (receiver not ready)"
+        )),
+        Status::RemoteAccess => LinkError::misbehaved(format!(
+            "{what}: the peer's device refused the address or key that the peer gave \
+             (remote access error)"
+        )),
+        Status::Other(number) => {
+            LinkError::io(format!("{what}: the device completed it with status {number}"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rdma_rpc_core::link::LinkErrorKind;
+
+    #[test]
+    fn blame_goes_where_it_belongs() {
+        let kind = |status| completion_failed("request 1", status).kind();
+        assert_eq!(kind(Status::RetryExceeded), LinkErrorKind::Closed);
+        assert_eq!(kind(Status::Flushed), LinkErrorKind::Closed);
+        assert_eq!(kind(Status::ReceiverNotReady), LinkErrorKind::PeerMisbehaved);
+        assert_eq!(kind(Status::RemoteAccess), LinkErrorKind::PeerMisbehaved);
+        assert_eq!(kind(Status::Other(12)), LinkErrorKind::Io);
+    }
+}

@@ -1,0 +1,362 @@
+//! The ring as a link: the parts, and the contract's methods on them.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use rdma_rpc_core::link::{
+    BulkDescriptor, FrameSink, Link, LinkError, LinkErrorKind, LinkInfo, LinkLimits, Received,
+};
+use rdma_rpc_core::upgrade::Liveness;
+
+use super::bulk_pull::{Finished, Pulls};
+use super::bulk_send::{BulkSendPool, Described};
+use super::credits::{Arrived, ReceiveCredits, SendCredits};
+use super::error::verb_failed;
+use super::layout::finish_frame;
+use super::pull_pool::PullPool;
+use super::send_queue::SendQueue;
+use super::staging::Staging;
+use crate::verbs::{QueuePair, Region, RemoteAddr};
+
+/// What is needed to send.
+pub(super) struct Sender<R> {
+    pub(super) write_with_imm: bool,
+    /// The staging ring.
+    pub(super) region: R,
+    pub(super) staging: Staging,
+    pub(super) credits: SendCredits,
+    pub(super) queue: SendQueue,
+    /// The peer's ring and credit cell.
+    pub(super) ring: RemoteAddr,
+    pub(super) peer_cell: RemoteAddr,
+    /// Where the peer writes our credit.
+    pub(super) cell: R,
+    /// "Credit wanted" was sent and not answered yet.
+    pub(super) asked: bool,
+    /// The frame length that found no room.
+    pub(super) want_room: Option<usize>,
+    /// A flush left something behind.
+    pub(super) flush_blocked: bool,
+    /// The bulk length that found no buffer.
+    pub(super) want_bulk: Option<usize>,
+    pub(super) max_frame_bytes: usize,
+    pub(super) bulk_threshold_bytes: Option<usize>,
+    pub(super) max_bulk_bytes: usize,
+}
+
+impl<R> Sender<R> {
+    /// The position up to which staging memory may be filled: the peer has released the ring
+    /// there, and our own device has finished with it.
+    pub(super) fn fill_limit(&self) -> u64 {
+        let done = self.queue.staging_done() + self.staging.ring_bytes();
+        self.credits.writable_until().min(done)
+    }
+}
+
+/// What is needed to receive.
+pub(super) struct Receiver<R> {
+    pub(super) ring: R,
+    pub(super) credits: ReceiveCredits,
+    /// Bursts that wait to be copied out. As many as there are receives for data, at most.
+    pub(super) arrived: VecDeque<Arrived>,
+    /// The burst being lent frame by frame: private memory, as long as the longest burst so far.
+    pub(super) scratch: Vec<u8>,
+    /// Bytes of it that the burst takes.
+    pub(super) scratch_bytes: usize,
+    pub(super) scratch_position: u64,
+    /// The next frame in it.
+    pub(super) cursor: usize,
+    /// Receives the device holds.
+    pub(super) receives_posted: u64,
+    /// Receives consumed that may be posted again.
+    pub(super) receives_due: u64,
+    /// They are posted so many at a time, unless there is a reason to hurry.
+    pub(super) receive_batch: u64,
+    /// The peer sleeps until more bursts than this are released.
+    pub(super) wanted: Option<u64>,
+    /// The count of the last answer.
+    pub(super) answered_bursts: u64,
+    pub(super) max_pull_bytes: u64,
+    /// The message length that could not be pulled at once.
+    pub(super) want_pull: Option<usize>,
+    pub(super) finished: VecDeque<Finished>,
+}
+
+/// How the link ends.
+#[derive(Debug, Default)]
+pub(super) struct Ending {
+    /// The queue pair has failed, for this reason. What has arrived is still delivered.
+    pub(super) failed: Option<LinkError>,
+    /// The reason is only that something was flushed: a better one may follow.
+    pub(super) failed_by_flush: bool,
+    /// The bootstrap connection has closed.
+    pub(super) liveness_closed: bool,
+    /// The peer said that nothing follows.
+    pub(super) peer_closed: bool,
+    /// The link is over; every call says so.
+    pub(super) over: Option<LinkError>,
+    /// `poll_close` was called.
+    pub(super) closing: bool,
+    /// Our close was posted.
+    pub(super) close_posted: bool,
+    /// Our close has reached the peer, and so has everything before it.
+    pub(super) close_done: bool,
+}
+
+/// Ordered, reliable frames through a pair of rings. See the [module](super) for how.
+///
+/// An owner may spin on `receive`, `reserve` and `flush` alone and will never be stuck for want of
+/// credit; but only `poll_ready` and `poll_close` look at the bootstrap connection, so it should
+/// call one of them now and then to learn of a peer that died without a word.
+pub struct RingLink<Q: QueuePair> {
+    // First, so that it is dropped first: with the queue pair destroyed no request is
+    // outstanding when the regions below go.
+    pub(super) queue_pair: Q,
+    pub(super) liveness: Box<dyn Liveness>,
+    pub(super) sender: Sender<Q::Region>,
+    pub(super) receiver: Receiver<Q::Region>,
+    pub(super) bulk_out: BulkSendPool<Q::Region>,
+    pub(super) pulls: Pulls<Q::Region>,
+    pub(super) pull_pool: Arc<PullPool<Q::Region>>,
+    pub(super) ending: Ending,
+    /// The last request that took a data slot was a READ: where slots are short, data is next.
+    pub(super) read_was_last: bool,
+    /// The device refused a post though slots were free; try again soon.
+    pub(super) device_full: bool,
+    pub(super) transport: &'static str,
+    pub(super) peer: String,
+}
+
+/// What a link holds at this moment, for metrics and tests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RingUsage {
+    /// Bulk buffers the peer has been told of and has not released.
+    pub bulk_buffers_busy: usize,
+    /// Buffers being pulled into, or lent out as `Bytes`.
+    pub pull_buffers_busy: usize,
+    /// Receives the device holds.
+    pub receives_posted: u64,
+}
+
+impl<Q: QueuePair> fmt::Debug for RingLink<Q> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RingLink")
+            .field("transport", &self.transport)
+            .field("peer", &self.peer)
+            .field("staging", &self.sender.staging)
+            .field("send_credits", &self.sender.credits)
+            .field("send_queue", &self.sender.queue)
+            .field("asked", &self.sender.asked)
+            .field("receive_credits", &self.receiver.credits)
+            .field("arrived", &self.receiver.arrived.len())
+            .field("wanted", &self.receiver.wanted)
+            .field("ending", &self.ending)
+            .field("usage", &self.usage())
+            .finish_non_exhaustive()
+    }
+}
+
+impl<Q: QueuePair> Drop for RingLink<Q> {
+    fn drop(&mut self) {
+        self.pull_pool.close();
+    }
+}
+
+impl<Q: QueuePair> RingLink<Q> {
+    /// What the link holds now.
+    pub fn usage(&self) -> RingUsage {
+        RingUsage {
+            bulk_buffers_busy: self.bulk_out.busy(),
+            pull_buffers_busy: self.pull_pool.busy(),
+            receives_posted: self.receiver.receives_posted,
+        }
+    }
+
+    pub(super) fn check_over(&self) -> Result<(), LinkError> {
+        match &self.ending.over {
+            None => Ok(()),
+            Some(error) => Err(error.clone()),
+        }
+    }
+
+    /// Ends the link for good.
+    pub(super) fn end(&mut self, error: LinkError) -> LinkError {
+        if error.kind() != LinkErrorKind::Closed {
+            self.queue_pair.fail();
+        }
+        self.ending.over.get_or_insert(error).clone()
+    }
+
+    /// Ends the link if `result` is an error.
+    pub(super) fn ending<T>(&mut self, result: Result<T, LinkError>) -> Result<T, LinkError> {
+        result.map_err(|error| self.end(error))
+    }
+
+    /// Whether nothing can be sent any more, though there may be things to receive.
+    fn send_is_over(&self) -> bool {
+        self.ending.failed.is_some() || self.ending.peer_closed || self.ending.closing
+    }
+}
+
+impl<Q: QueuePair> FrameSink for RingLink<Q> {
+    fn limits(&self) -> LinkLimits {
+        LinkLimits {
+            max_frame_bytes: self.sender.max_frame_bytes,
+            bulk_threshold_bytes: self.sender.bulk_threshold_bytes,
+            max_bulk_bytes: self.sender.max_bulk_bytes,
+        }
+    }
+
+    fn reserve(&mut self, len: usize) -> Result<Option<&mut [u8]>, LinkError> {
+        self.check_over()?;
+        if len > self.sender.max_frame_bytes {
+            return Err(LinkError::io(format!(
+                "a frame of {len} bytes was reserved; the longest is {}",
+                self.sender.max_frame_bytes
+            )));
+        }
+        if self.send_is_over() {
+            return Ok(None);
+        }
+        let mut place = self.sender.staging.reserve(len, self.sender.fill_limit());
+        if place.is_none() {
+            self.progress()?;
+            self.look_at_cell()?;
+            place = self.sender.staging.reserve(len, self.sender.fill_limit());
+        }
+        self.sender.want_room = if place.is_none() { Some(len) } else { None };
+        Ok(place.map(|at| &mut self.sender.region.bytes_mut()[at..at + len]))
+    }
+
+    fn commit(&mut self) {
+        if let Some(slot) = self.sender.staging.commit() {
+            let bytes = &mut self.sender.region.bytes_mut()[slot.offset..][..slot.slot_bytes];
+            finish_frame(bytes, slot.frame_bytes);
+        }
+    }
+
+    fn bulk_reserve(&mut self, len: usize) -> Result<Option<&mut [u8]>, LinkError> {
+        self.check_over()?;
+        if len > self.sender.max_bulk_bytes {
+            return Err(LinkError::io(format!(
+                "a bulk message of {len} bytes was reserved; the longest is {}",
+                self.sender.max_bulk_bytes
+            )));
+        }
+        if self.send_is_over() {
+            return Ok(None);
+        }
+        let reserved = self.bulk_out.reserve(&mut self.queue_pair, len);
+        let buffer = reserved.map_err(|error| verb_failed(&error))?;
+        self.sender.want_bulk = if buffer.is_none() { Some(len) } else { None };
+        Ok(buffer)
+    }
+
+    /// # Panics
+    /// If no `bulk_reserve` has lent a buffer since the last commit: there is nothing to describe.
+    fn bulk_commit(&mut self) -> BulkDescriptor {
+        self.bulk_out.commit().expect("bulk_commit follows a bulk_reserve that lent a buffer")
+    }
+
+    fn bulk_release(&mut self, descriptor: &BulkDescriptor) -> Result<(), LinkError> {
+        self.check_over()?;
+        let released = self.bulk_out.release(descriptor);
+        self.ending(released)
+    }
+
+    fn bulk_pull(
+        &mut self,
+        ticket: u64,
+        descriptor: &BulkDescriptor,
+        len: usize,
+    ) -> Result<bool, LinkError> {
+        self.check_over()?;
+        let described = self.check_described(descriptor, len);
+        let described = self.ending(described)?;
+        self.begin_pull(ticket, described, len)
+    }
+}
+
+impl<Q: QueuePair> RingLink<Q> {
+    fn check_described(
+        &self,
+        descriptor: &BulkDescriptor,
+        len: usize,
+    ) -> Result<Described, LinkError> {
+        let described = Described::decode(descriptor)?;
+        if described.len != len as u64 {
+            return Err(LinkError::misbehaved(format!(
+                "bulk descriptor, byte 8: {} bytes; the message is said to have {len}",
+                described.len
+            )));
+        }
+        if described.len > self.receiver.max_pull_bytes {
+            return Err(LinkError::misbehaved(format!(
+                "bulk descriptor, byte 8: {} bytes; the most this side pulls is {}",
+                described.len, self.receiver.max_pull_bytes
+            )));
+        }
+        if described.at.offset(described.len).is_none() {
+            return Err(LinkError::misbehaved(format!(
+                "bulk descriptor, byte 0: {} bytes from address {:#x} on run over the address \
+                 space",
+                described.len, described.at.addr
+            )));
+        }
+        Ok(described)
+    }
+}
+
+impl<Q: QueuePair> Link for RingLink<Q> {
+    fn flush(&mut self) -> Result<(), LinkError> {
+        self.check_over()?;
+        self.sender.flush_blocked = false;
+        self.post_bursts()?;
+        if self.has_unsent() {
+            // Completions may free slots, and the cell may hold credit: look, then try again.
+            self.progress()?;
+            self.look_at_cell()?;
+            self.post_bursts()?;
+            self.sender.flush_blocked = self.has_unsent();
+        }
+        self.return_credit(false)
+    }
+
+    fn receive(&mut self) -> Result<Option<Received<'_>>, LinkError> {
+        self.check_over()?;
+        if !self.has_received() {
+            self.progress()?;
+        }
+        if let Some(finished) = self.receiver.finished.pop_front() {
+            let Finished { ticket, message } = finished;
+            return Ok(Some(Received::Pulled { ticket, message }));
+        }
+        if self.receiver.cursor >= self.receiver.scratch_bytes && !self.copy_out_burst()? {
+            return match self.end_of_stream() {
+                None => Ok(None),
+                Some(error) => Err(self.end(error)),
+            };
+        }
+        let frame = self.next_frame()?;
+        Ok(Some(Received::Frame(&self.receiver.scratch[frame])))
+    }
+
+    fn has_unsent(&self) -> bool {
+        !self.sender.staging.is_empty()
+    }
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LinkError>> {
+        self.wait_ready(cx)
+    }
+
+    fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LinkError>> {
+        self.wait_closed(cx)
+    }
+
+    fn info(&self) -> LinkInfo {
+        LinkInfo::new(self.transport, self.queue_pair.device(), self.peer.clone())
+    }
+}

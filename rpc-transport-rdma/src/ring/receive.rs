@@ -1,0 +1,218 @@
+//! Receiving: completions, arrived bursts, and copying them out.
+
+use std::ops::Range;
+
+use rdma_rpc_core::link::LinkError;
+
+use super::bulk_pull::Finished;
+use super::credits::Position;
+use super::error::{completion_failed, verb_failed};
+use super::immediate::{Immediate, claimed_count};
+use super::layout::{BURST_HEADER_BYTES, check_frames, frame_at, read_header};
+use super::link::RingLink;
+use super::send_queue::Kind;
+use crate::verbs::{Completed, Completion, PostError, QueuePair, Region, Status};
+
+/// Completions taken at a time.
+const BATCH: usize = 16;
+const NO_COMPLETION: Completion =
+    Completion { what: Completed::Send { id: 0 }, status: Status::Success };
+
+impl<Q: QueuePair> RingLink<Q> {
+    /// Takes every completion there is and does what can be done without the owner. Depends on
+    /// no room to send: a blocked writer still drains.
+    pub(super) fn progress(&mut self) -> Result<(), LinkError> {
+        loop {
+            let mut batch = [NO_COMPLETION; BATCH];
+            let polled = self.queue_pair.poll(&mut batch).map_err(|error| verb_failed(&error));
+            let count = self.ending(polled)?;
+            // A batch is never cut short: what was taken from the queue is nowhere else.
+            for completion in &batch[..count] {
+                let handled = self.completed(*completion);
+                self.ending(handled)?;
+            }
+            if count < BATCH {
+                break;
+            }
+        }
+        self.post_reads();
+        self.return_credit(false)
+    }
+
+    fn completed(&mut self, completion: Completion) -> Result<(), LinkError> {
+        match (completion.what, completion.status) {
+            (Completed::Send { id }, Status::Success) => match self.sender.queue.completed(id)? {
+                Kind::Plain => {}
+                Kind::Close => self.ending.close_done = true,
+                Kind::Read { pull } => self.read_done(pull),
+            },
+            (Completed::Send { id }, status) => {
+                let what = match self.sender.queue.kind(id) {
+                    Kind::Read { pull } => format!(
+                        "request {id}, READ of the bulk message with ticket {}",
+                        self.pulls.ticket(pull).unwrap_or_default()
+                    ),
+                    Kind::Plain | Kind::Close => format!("request {id}"),
+                };
+                self.fail(completion_failed(&what, status), status == Status::Flushed);
+            }
+            (Completed::Receive { imm }, status) => {
+                let left = self.receiver.receives_posted.checked_sub(1).ok_or_else(|| {
+                    LinkError::io("the device completed more receives than were posted")
+                })?;
+                self.receiver.receives_posted = left;
+                if status == Status::Success {
+                    self.immediate(imm)?;
+                } else {
+                    self.fail(completion_failed("receive", status), status == Status::Flushed);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The queue pair has failed. The first reason stays, but for a flush, which is only an echo.
+    pub(super) fn fail(&mut self, reason: LinkError, flush: bool) {
+        if self.ending.failed.is_none() || (self.ending.failed_by_flush && !flush) {
+            self.ending.failed = Some(reason);
+            self.ending.failed_by_flush = flush;
+        }
+        // Makes sure that everything flushes, whatever it was that failed.
+        self.queue_pair.fail();
+    }
+
+    fn read_done(&mut self, pull: usize) {
+        if let Some(complete) = self.pulls.piece_done(pull) {
+            let message = self.pull_pool.lend(complete.region, complete.len);
+            self.receiver.finished.push_back(Finished { ticket: complete.ticket, message });
+        }
+    }
+
+    fn immediate(&mut self, word: u32) -> Result<(), LinkError> {
+        let immediate = Immediate::decode(word)?;
+        if self.ending.peer_closed {
+            return Err(LinkError::misbehaved(format!(
+                "immediate {word:#010x} came after the peer's close"
+            )));
+        }
+        match immediate {
+            Immediate::Data { len_bytes, skip } => {
+                let burst = self.receiver.credits.arrive(len_bytes, skip)?;
+                self.receiver.arrived.push_back(burst);
+                return Ok(());
+            }
+            Immediate::Wanted { claim } => {
+                if self.receiver.wanted.is_some() {
+                    return Err(LinkError::misbehaved(
+                        "the peer asked for credit again before it was answered",
+                    ));
+                }
+                let most = self.receiver.credits.consumed_bursts();
+                let known = claim.map_or(0, |low| claimed_count(low, most));
+                // An answer that the peer has had counts, if it could not say what it knows.
+                self.receiver.wanted = Some(known.max(self.receiver.answered_bursts));
+            }
+            Immediate::Answer { bursts } => self.answered(bursts)?,
+            Immediate::Close => self.ending.peer_closed = true,
+        }
+        self.receiver.receives_due += 1;
+        Ok(())
+    }
+
+    fn answered(&mut self, bursts: u32) -> Result<(), LinkError> {
+        if !std::mem::take(&mut self.sender.asked) {
+            return Err(LinkError::misbehaved("the peer answered a question that was not asked"));
+        }
+        self.look_at_cell()?;
+        let bursts = claimed_count(bursts, self.sender.credits.sent_bursts());
+        self.sender.credits.confirm(bursts);
+        Ok(())
+    }
+
+    /// Posts the receives that were consumed and dealt with; what was copied out with them may
+    /// then be told to the peer.
+    pub(super) fn post_receives_due(&mut self) {
+        let due = self.receiver.receives_due;
+        if due == 0 {
+            return;
+        }
+        match self.queue_pair.post_receives(due as u32) {
+            Ok(()) => {
+                self.receiver.receives_due = 0;
+                self.receiver.receives_posted += due;
+                self.receiver.credits.receives_posted();
+            }
+            Err(PostError::Full) => self.device_full = true,
+            Err(PostError::Failed) => {}
+            Err(PostError::Verb(error)) => self.fail(verb_failed(&error), false),
+        }
+    }
+
+    /// Whether `receive` has something to give without asking the device.
+    pub(super) fn has_received(&self) -> bool {
+        let receiver = &self.receiver;
+        receiver.cursor < receiver.scratch_bytes
+            || !receiver.arrived.is_empty()
+            || !receiver.finished.is_empty()
+    }
+
+    /// Copies the oldest burst out of the ring, once, and checks it; `false` if none has arrived.
+    /// From here on the peer cannot change it, and its place in the ring is free.
+    pub(super) fn copy_out_burst(&mut self) -> Result<bool, LinkError> {
+        let Some(burst) = self.receiver.arrived.pop_front() else { return Ok(false) };
+        let checked = self.copy_and_check(burst);
+        self.ending(checked)?;
+        self.return_credit(false)?;
+        Ok(true)
+    }
+
+    fn copy_and_check(&mut self, burst: super::credits::Arrived) -> Result<(), LinkError> {
+        let receiver = &mut self.receiver;
+        let len = burst.len_bytes as usize;
+        if receiver.scratch.len() < len {
+            receiver.scratch.resize(len, 0);
+        }
+        let offset = receiver.credits.offset(burst.position);
+        let scratch = &mut receiver.scratch[..len];
+        receiver.ring.read(offset, scratch);
+        let released: Position = read_header(scratch);
+        // Built only when it is needed.
+        if let Err(error) = self.sender.credits.learn(released, "burst header") {
+            return Err(LinkError::misbehaved(format!(
+                "burst at position {}: {error}",
+                burst.position
+            )));
+        }
+        self.sender.credits.confirm(released.bursts);
+        check_frames(scratch, burst.position)?;
+        receiver.credits.consume(burst);
+        receiver.receives_due += 1;
+        receiver.scratch_bytes = len;
+        receiver.scratch_position = burst.position;
+        receiver.cursor = BURST_HEADER_BYTES as usize;
+        Ok(())
+    }
+
+    /// The next frame's bytes in `scratch`.
+    pub(super) fn next_frame(&mut self) -> Result<Range<usize>, LinkError> {
+        let receiver = &mut self.receiver;
+        let burst = &receiver.scratch[..receiver.scratch_bytes];
+        let frame = frame_at(burst, receiver.cursor, receiver.scratch_position)?;
+        receiver.cursor = frame.next;
+        Ok(frame.start..frame.end)
+    }
+
+    /// Why nothing will come any more, if that is so and everything has been delivered.
+    pub(super) fn end_of_stream(&self) -> Option<LinkError> {
+        if self.has_received() {
+            return None;
+        }
+        if self.ending.peer_closed && (self.pulls.is_idle() || self.ending.failed.is_some()) {
+            return Some(LinkError::closed("the peer closed the connection in order"));
+        }
+        // Receives complete in order: once the last has come back, nothing that arrived before
+        // the failure can still be on its way to us.
+        let failed = self.ending.failed.as_ref()?;
+        (self.receiver.receives_posted == 0).then(|| failed.clone())
+    }
+}

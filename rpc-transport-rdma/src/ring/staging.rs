@@ -1,0 +1,233 @@
+//! Where committed frames lie in the staging ring until they leave. Pure: positions only.
+
+use std::collections::VecDeque;
+
+use super::layout::{BURST_HEADER_BYTES, FRAME_PREFIX_BYTES, frame_slot_bytes, max_burst_bytes};
+
+/// Frames that lie together and leave as one work request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Burst {
+    /// Where its header begins.
+    pub(super) start: u64,
+    /// Where its last frame's padding ends.
+    pub(super) end: u64,
+    /// Whether bytes before it, up to the ring's end, are skipped.
+    pub(super) skip: bool,
+}
+
+impl Burst {
+    pub(super) fn len_bytes(&self) -> u64 {
+        self.end - self.start
+    }
+}
+
+/// A frame that may yet be committed.
+#[derive(Debug, Clone, Copy)]
+struct Reserved {
+    /// Where the frame's length goes.
+    at: u64,
+    len: usize,
+    /// The burst with this frame in it.
+    burst: Burst,
+    /// Whether that is a new burst, not the open one.
+    begins: bool,
+}
+
+/// A slot of the ring to be finished after commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Slot {
+    /// Its ring offset.
+    pub(super) offset: usize,
+    /// Its length.
+    pub(super) slot_bytes: usize,
+    /// The frame's length.
+    pub(super) frame_bytes: usize,
+}
+
+/// Committed frames, in bursts, oldest first.
+#[derive(Debug)]
+pub(super) struct Staging {
+    ring_bytes: u64,
+    max_burst_bytes: u64,
+    /// Where the next frame goes if it joins the last burst.
+    head: u64,
+    /// Bursts not yet posted. Only the last may still grow. A burst ends for want of contiguous
+    /// room or at its greatest length, so a ring holds fewer than eight.
+    bursts: VecDeque<Burst>,
+    reserved: Option<Reserved>,
+}
+
+impl Staging {
+    pub(super) fn new(ring_bytes: u64) -> Staging {
+        Staging {
+            ring_bytes,
+            max_burst_bytes: max_burst_bytes(ring_bytes),
+            head: 0,
+            bursts: VecDeque::with_capacity(8),
+            reserved: None,
+        }
+    }
+
+    /// The ring's length.
+    pub(super) fn ring_bytes(&self) -> u64 {
+        self.ring_bytes
+    }
+
+    /// The ring offset of a position.
+    pub(super) fn offset(&self, position: u64) -> usize {
+        // A power of two.
+        (position & (self.ring_bytes - 1)) as usize
+    }
+
+    /// Where a frame of `len` bytes would lie if positions up to `limit` may be written.
+    fn place(&self, len: usize, limit: u64) -> Option<Reserved> {
+        let slot = frame_slot_bytes(len);
+        let joins = self.bursts.back().filter(|open| {
+            let grown = open.len_bytes() + slot;
+            grown <= self.max_burst_bytes
+                && self.offset(open.start) as u64 + grown <= self.ring_bytes
+        });
+        let placed = if let Some(open) = joins {
+            let burst = Burst { end: open.end + slot, ..*open };
+            Reserved { at: open.end, len, burst, begins: false }
+        } else {
+            let offset = self.offset(self.head) as u64;
+            let total = BURST_HEADER_BYTES + slot;
+            let skip = offset + total > self.ring_bytes;
+            let start = if skip { self.head + (self.ring_bytes - offset) } else { self.head };
+            let burst = Burst { start, end: start + total, skip };
+            Reserved { at: start + BURST_HEADER_BYTES, len, burst, begins: true }
+        };
+        (placed.burst.end <= limit).then_some(placed)
+    }
+
+    /// Whether `reserve` would find room.
+    pub(super) fn has_room(&self, len: usize, limit: u64) -> bool {
+        self.place(len, limit).is_some()
+    }
+
+    /// Room for a frame: the ring offset of its first byte.
+    pub(super) fn reserve(&mut self, len: usize, limit: u64) -> Option<usize> {
+        self.reserved = self.place(len, limit);
+        self.reserved.map(|r| self.offset(r.at + FRAME_PREFIX_BYTES))
+    }
+
+    /// The reserved frame joins its burst; its slot is to be finished.
+    pub(super) fn commit(&mut self) -> Option<Slot> {
+        let reserved = self.reserved.take()?;
+        if reserved.begins {
+            self.bursts.push_back(reserved.burst);
+        } else if let Some(open) = self.bursts.back_mut() {
+            *open = reserved.burst;
+        }
+        self.head = reserved.burst.end;
+        Some(Slot {
+            offset: self.offset(reserved.at),
+            slot_bytes: (reserved.burst.end - reserved.at) as usize,
+            frame_bytes: reserved.len,
+        })
+    }
+
+    /// The burst to post next.
+    pub(super) fn front(&self) -> Option<Burst> {
+        self.bursts.front().copied()
+    }
+
+    /// The front burst was posted.
+    pub(super) fn pop_front(&mut self) {
+        self.bursts.pop_front();
+        // A frame reserved into the burst that has just left cannot join it any more.
+        self.reserved = None;
+    }
+
+    /// Whether nothing waits.
+    pub(super) fn is_empty(&self) -> bool {
+        self.bursts.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const RING: u64 = 16 * 1024;
+
+    #[test]
+    fn frames_that_lie_together_are_one_burst() {
+        let mut staging = Staging::new(RING);
+        for at in [20, 36, 52] {
+            assert_eq!(staging.reserve(12, RING), Some(at));
+            staging.commit().unwrap();
+        }
+        assert_eq!(staging.front(), Some(Burst { start: 0, end: 64, skip: false }));
+        staging.pop_front();
+        assert!(staging.is_empty());
+        assert_eq!(staging.reserve(12, RING), Some(64 + 20), "the next burst has its own header");
+    }
+
+    #[test]
+    fn a_second_reserve_forgets_the_first() {
+        let mut staging = Staging::new(RING);
+        staging.reserve(1000, RING).unwrap();
+        staging.reserve(4, RING).unwrap();
+        let slot = staging.commit().unwrap();
+        assert_eq!(slot, Slot { offset: 16, slot_bytes: 8, frame_bytes: 4 });
+        assert_eq!(staging.commit(), None);
+    }
+
+    #[test]
+    fn a_frame_that_does_not_fit_before_the_end_skips_to_the_start() {
+        let mut staging = Staging::new(RING);
+        for _ in 0..2 {
+            staging.reserve(7000, RING).unwrap();
+            staging.commit().unwrap();
+        }
+        assert!(!staging.has_room(4000, RING), "the skipped bytes take credit too");
+        staging.pop_front();
+        staging.pop_front();
+        assert_eq!(staging.reserve(4000, 2 * RING), Some(20));
+        staging.commit().unwrap();
+        assert!(staging.front().unwrap().skip);
+        assert_eq!(staging.front().unwrap().start, RING);
+    }
+
+    proptest! {
+        /// Bursts follow one another, never run over the ring's end, never overlap what is not
+        /// released, and the longest frame always fits an empty ring.
+        #[test]
+        fn bursts_are_where_the_receiver_will_look(
+            steps in proptest::collection::vec((0usize..7000, 0u8..4), 1..300)
+        ) {
+            let mut staging = Staging::new(RING);
+            let mut expected = 0u64;
+            let mut released = 0u64;
+            for (len, then) in steps {
+                let limit = released + RING;
+                if let Some(offset) = staging.reserve(len, limit) {
+                    prop_assert!(offset + len <= RING as usize);
+                    staging.commit().unwrap();
+                } else if staging.is_empty() {
+                    prop_assert!(released < expected, "an empty ring had no room for {}", len);
+                }
+                prop_assert!(staging.bursts.len() < 8);
+                if then == 0 {
+                    while let Some(burst) = staging.front() {
+                        let offset = expected % RING;
+                        let start = if burst.skip { expected + RING - offset } else { expected };
+                        prop_assert_eq!(burst.start, start);
+                        prop_assert!(!burst.skip || offset != 0);
+                        prop_assert!(burst.start % RING + burst.len_bytes() <= RING);
+                        prop_assert!(burst.len_bytes() <= max_burst_bytes(RING));
+                        prop_assert!(burst.end <= limit);
+                        expected = burst.end;
+                        staging.pop_front();
+                    }
+                }
+                if then == 1 && staging.is_empty() {
+                    released = expected;
+                }
+            }
+        }
+    }
+}

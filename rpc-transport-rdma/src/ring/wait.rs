@@ -1,0 +1,157 @@
+//! Sleeping and waking: drain, arm, drain again, and leave nobody waiting for us.
+
+use std::task::{Context, Poll};
+
+use rdma_rpc_core::link::{Link, LinkError, LinkErrorKind};
+
+use super::error::verb_failed;
+use super::link::RingLink;
+use crate::verbs::QueuePair;
+
+/// How often the device may say "look again" before the owner gets a turn.
+const MAX_ROUNDS: usize = 8;
+
+impl<Q: QueuePair> RingLink<Q> {
+    /// Whether the peer must release something before we can go on.
+    fn blocked_on_credit(&self) -> bool {
+        let sender = &self.sender;
+        let room = sender
+            .want_room
+            .is_some_and(|len| !sender.staging.has_room(len, sender.credits.writable_until()));
+        room || (sender.flush_blocked && !sender.credits.may_send_burst())
+    }
+
+    /// Whether the owner has something to do; forgets the wishes that can be granted.
+    fn take_ready(&mut self) -> bool {
+        let mut ready = self.has_received();
+        let sender = &mut self.sender;
+        let limit = sender.fill_limit();
+        if sender.want_room.is_some_and(|len| sender.staging.has_room(len, limit)) {
+            sender.want_room = None;
+            ready = true;
+        }
+        if sender.want_bulk.is_some_and(|len| self.bulk_out.has_room(len)) {
+            sender.want_bulk = None;
+            ready = true;
+        }
+        let pull = self.receiver.want_pull;
+        if pull.is_some_and(|len| self.pulls.has_room() && self.pull_pool.has_room(len)) {
+            self.receiver.want_pull = None;
+            ready = true;
+        }
+        let alive = self.ending.failed.is_none();
+        ready || (alive && self.sender.flush_blocked && self.can_post_burst())
+    }
+
+    /// The part of sleeping that `wait_ready` and `wait_closed` share: asks for credit, gives
+    /// credit, arms. `Ready`: look again.
+    fn prepare_sleep(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LinkError>> {
+        if self.receiver.want_pull.is_some() {
+            self.pull_pool.wake_on_return(cx.waker());
+            let len = self.receiver.want_pull.unwrap_or_default();
+            if self.pulls.has_room() && self.pull_pool.has_room(len) {
+                return Poll::Ready(Ok(()));
+            }
+        }
+        match self.queue_pair.poll_event(cx) {
+            Poll::Pending => {}
+            Poll::Ready(Ok(())) => return Poll::Ready(Ok(())),
+            Poll::Ready(Err(error)) => {
+                return Poll::Ready(Err(self.end(verb_failed(&error))));
+            }
+        }
+        if !self.ending.liveness_closed
+            && let Poll::Ready(reason) = self.liveness.poll_closed(cx)
+        {
+            self.ending.liveness_closed = true;
+            self.fail(LinkError::closed(format!("the peer's end is gone: {reason}")), true);
+            return Poll::Ready(Ok(()));
+        }
+        if std::mem::take(&mut self.device_full) {
+            // Nothing of ours may be outstanding that would wake us: try again next turn.
+            cx.waker().wake_by_ref();
+        }
+        Poll::Pending
+    }
+
+    pub(super) fn wait_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LinkError>> {
+        for _ in 0..MAX_ROUNDS {
+            self.check_over()?;
+            self.progress()?;
+            if self.sender.want_room.is_some() || self.sender.flush_blocked {
+                self.look_at_cell()?;
+            }
+            self.return_credit(true)?;
+            if self.take_ready() {
+                return Poll::Ready(Ok(()));
+            }
+            if let Some(error) = self.end_of_stream() {
+                return Poll::Ready(Err(self.end(error)));
+            }
+            if self.blocked_on_credit() {
+                self.ask_for_credit();
+            }
+            if self.prepare_sleep(cx)?.is_pending() {
+                return Poll::Pending;
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    pub(super) fn wait_closed(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LinkError>> {
+        self.ending.closing = true;
+        self.sender.want_room = None;
+        self.sender.want_bulk = None;
+        self.receiver.want_pull = None;
+        for _ in 0..MAX_ROUNDS {
+            if let Err(error) = self.check_over() {
+                return Poll::Ready(self.closed_with(error));
+            }
+            self.progress()?;
+            self.discard_received()?;
+            if self.ending.close_done {
+                return Poll::Ready(Ok(()));
+            }
+            if self.ending.peer_closed {
+                let gone = LinkError::closed("the peer closed the connection in order");
+                return Poll::Ready(self.closed_with(gone));
+            }
+            // Not before everything has flushed: the peer's close may be among what has arrived.
+            if let Some(error) = self.end_of_stream() {
+                return Poll::Ready(self.closed_with(error));
+            }
+            self.look_at_cell()?;
+            self.post_bursts()?;
+            self.sender.flush_blocked = self.has_unsent();
+            if !self.has_unsent() && !self.ending.close_posted {
+                self.post_close();
+            }
+            self.return_credit(true)?;
+            if self.blocked_on_credit() {
+                self.ask_for_credit();
+            }
+            if self.prepare_sleep(cx)?.is_pending() {
+                return Poll::Pending;
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Nobody receives any more. What arrives is dropped, so that two ends that close at once do
+    /// not wait for each other's credit.
+    fn discard_received(&mut self) -> Result<(), LinkError> {
+        self.receiver.finished.clear();
+        self.receiver.cursor = self.receiver.scratch_bytes;
+        while self.copy_out_burst()? {
+            self.receiver.cursor = self.receiver.scratch_bytes;
+        }
+        Ok(())
+    }
+
+    /// The peer is gone while we close: that is in order if all of ours was on its way.
+    fn closed_with(&mut self, error: LinkError) -> Result<(), LinkError> {
+        let sent = self.ending.close_posted || (self.ending.peer_closed && !self.has_unsent());
+        if sent && error.kind() == LinkErrorKind::Closed { Ok(()) } else { Err(self.end(error)) }
+    }
+}

@@ -1,0 +1,72 @@
+//! The shared-memory device: a software RNIC for two processes on one host.
+//!
+//! ```text
+//!   process A                                            process B
+//!   +------------------+   control memfd of A   +------------------+
+//!   | ShmQueuePair     |<-- entries, armed -----|                  |
+//!   |                  |-- receives, state ---->|                  |
+//!   |                  |   control memfd of B   |                  |
+//!   |                  |--- entries, armed ---->|                  |
+//!   |                  |<-- receives, state ----|     ShmQueuePair |
+//!   |  regions of A ===|== mapped here, sealed =|=> WRITE, READ    |
+//!   |  WRITE, READ <===|======= and checked ====|== regions of B   |
+//!   |                  |<---- eventfds -------->|                  |
+//!   |                  |<---- Unix socket ----->|  memfds; its end |
+//!   +------------------+                        +------------------+
+//! ```
+//!
+//! A WRITE is a copy into the peer's mapped memory; an immediate is one word in the peer's
+//! completion ring; a READ is a copy by the side that asks. Nothing has a name in a file system:
+//! memory files are anonymous and the socket is abstract, so a killed process leaves nothing.
+//!
+//! | file | idea |
+//! |---|---|
+//! | `qp`, `hold` | the queue pair: posting and polling; waiting and failing |
+//! | `send_queue`, `wire` | which requests wait; doing one |
+//! | `cq_ring`, `control` | the completion ring; the words two processes share |
+//! | `attend` | the peer's state, the socket's messages, dropped regions |
+//! | `notify`, `event` | waking the other side; waiting in tokio |
+//! | `regions`, `memfd`, `fdpass` | registered memory; sealed files; the socket that carries them |
+//! | `connect`, `upgrade`, `host_id` | finding each other |
+//! | `mapping`, `copy` | mapped memory: the only unsafe code |
+//!
+//! # Trust
+//!
+//! The peer runs as the same user, as root, or as a user the configuration names. Still nothing
+//! it writes into shared memory or sends on the socket can make this process panic, read or write
+//! outside of its memory, allocate without bound, or leak descriptors: it can only make the
+//! queue pair fail. What this side wrote is kept in private copies and never read back.
+
+#![deny(unsafe_code)]
+
+mod attend;
+mod config;
+mod connect;
+mod control;
+mod copy;
+mod cq_ring;
+mod error;
+mod event;
+mod failure;
+mod fdpass;
+mod hold;
+mod host_id;
+mod mapping;
+mod memfd;
+mod notify;
+mod qp;
+mod regions;
+mod send_queue;
+mod upgrade;
+mod wire;
+
+#[cfg(test)]
+mod hostile_tests;
+
+pub use config::ShmConfig;
+pub use connect::{ShmConnecting, ShmListener, ShmTicket};
+pub use error::ShmError;
+pub use host_id::{HostId, host_id};
+pub use qp::ShmQueuePair;
+pub use regions::ShmRegion;
+pub use upgrade::{upgrade_client, upgrade_server};

@@ -1,0 +1,478 @@
+//! The queue pair: posting, polling, and how it fails.
+//!
+//! ```text
+//!                 own failure: fail(), a violation, receiver not ready, a lying peer
+//!        +---------------------------------------------------------------+
+//!        |                                                               v
+//!       Up --- the peer failed, closed or died --> PeerLost --------> Failed
+//!                                                  (what arrived is    (everything outstanding
+//!                                                   delivered first)    flushes)
+//! ```
+//!
+//! Requests run in [`ShmQueuePair::post_send`] as far as they can, and in `poll` from there on:
+//! this process does its own copying, there is no engine beside it. Receives are consumed by the
+//! peer's entries in our completion ring.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+
+use super::config::ShmConfig;
+use super::control::ControlBlock;
+use super::cq_ring::{Consumer, Producer};
+use super::event::Reactor;
+use super::failure::{Failure, StateCode};
+use super::fdpass::Hello;
+use super::mapping::Mapping;
+use super::notify::{self, WAKE_COMPLETIONS, WAKE_RECEIVES};
+use super::regions::{OwnRegions, PeerRegions, ShmRegion};
+use super::send_queue::{Request, SendQueue, Span};
+use super::wire::{Step, Wire};
+use crate::verbs::{
+    Access, Caps, Completed, Completion, Local, Op, PostError, QueuePair, Region, Status,
+    VerbError, WorkRequest,
+};
+
+/// After this many polls the words that seldom change are looked at even under load.
+const ATTEND_POLLS: u32 = 64;
+
+/// What a connection consists of, once both sides have said hello.
+#[derive(Debug)]
+pub(super) struct Parts {
+    pub(super) config: ShmConfig,
+    pub(super) own: ControlBlock,
+    pub(super) own_event: OwnedFd,
+    pub(super) peer: ControlBlock,
+    pub(super) peer_event: OwnedFd,
+    pub(super) peer_hello: Hello,
+    pub(super) socket: OwnedFd,
+    pub(super) peer_name: String,
+}
+
+/// Where the queue pair is in its life.
+#[derive(Debug)]
+pub(super) enum Phase {
+    Up,
+    /// The peer is gone or failed; what it had sent before is still being delivered.
+    PeerLost(Failure),
+    Failed(Failure),
+}
+
+/// Why the oldest request waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reason {
+    /// The peer has posted no receive.
+    NoReceive,
+    /// The peer's description of an rkey is on its way.
+    KeyUnderWay,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Blocked {
+    pub(super) reason: Reason,
+    pub(super) until: Instant,
+}
+
+/// A queue pair between two processes on one host.
+#[derive(Debug)]
+pub struct ShmQueuePair {
+    pub(super) config: ShmConfig,
+    // Before the file descriptors it watches, so that it is dropped first.
+    pub(super) reactor: Option<Reactor>,
+    pub(super) own: ControlBlock,
+    consumer: Consumer,
+    /// Whether entries are still taken from our completion ring.
+    ring_open: bool,
+    pub(super) wire: Wire,
+    pub(super) sends: SendQueue,
+    pub(super) blocked: Option<Blocked>,
+    pub(super) regions: OwnRegions,
+    pub(super) announcements: u64,
+    pub(super) announced: u64,
+    pub(super) received_messages: u64,
+    pub(super) socket: Arc<OwnedFd>,
+    pub(super) own_event: Arc<OwnedFd>,
+    peer_event: OwnedFd,
+    pub(super) peer_name: String,
+    pub(super) phase: Phase,
+    pub(super) is_armed: bool,
+    /// Which kind of completion `poll` takes first; alternates, so that neither starves.
+    receives_first: bool,
+    polls: u32,
+    pub(super) idle_polls: u32,
+    pub(super) next_probe: Option<Instant>,
+}
+
+impl ShmQueuePair {
+    pub(super) fn new(parts: Parts) -> ShmQueuePair {
+        let Parts { config, own, own_event, peer, peer_event, peer_hello, socket, peer_name } =
+            parts;
+        ShmQueuePair {
+            reactor: None,
+            consumer: Consumer::new(config.receive_depth),
+            ring_open: true,
+            wire: Wire {
+                peer,
+                producer: Producer::new(peer_hello.receive_depth),
+                regions: PeerRegions::new(config.max_peer_regions, config.max_peer_bytes),
+            },
+            sends: SendQueue::new(config.send_depth),
+            blocked: None,
+            regions: OwnRegions::new(peer_hello.max_regions, peer_hello.max_bytes),
+            announcements: 0,
+            announced: 0,
+            received_messages: 0,
+            socket: Arc::new(socket),
+            own_event: Arc::new(own_event),
+            peer_event,
+            peer_name,
+            phase: Phase::Up,
+            is_armed: false,
+            receives_first: false,
+            polls: 0,
+            idle_polls: 0,
+            next_probe: None,
+            own,
+            config,
+        }
+    }
+
+    /// Tells the peer, if it sleeps, about what was published.
+    pub(super) fn ring_doorbell(&self, mask: u64) {
+        notify::ring(self.wire.peer.armed(), &self.peer_event, mask);
+    }
+
+    // --- posting -------------------------------------------------------------------------------
+
+    /// The request with its local side checked.
+    fn check<'a>(
+        &self,
+        index: usize,
+        op: &Op<'a, ShmRegion>,
+    ) -> Result<Request<&'a Arc<Mapping>>, PostError> {
+        let span = |local: &Local<'a, ShmRegion>| {
+            let end = local.offset.checked_add(local.len);
+            if !local.region.belongs_to(&self.regions) {
+                return Err(bad_request(index, "its region belongs to another queue pair"));
+            }
+            if end.is_none_or(|end| end > local.region.len()) {
+                let (offset, len) = (local.offset, local.len);
+                let what = format!("{len} bytes at {offset} are outside of {:?}", local.region);
+                return Err(bad_request(index, &what));
+            }
+            Ok(Span { mapping: local.region.mapping(), offset: local.offset, len: local.len })
+        };
+        Ok(match op {
+            Op::Write { from, to, imm } => {
+                Request::Write { from: from.as_ref().map(span).transpose()?, to: *to, imm: *imm }
+            }
+            Op::WriteWord { word, to } => {
+                if !to.addr.is_multiple_of(8) {
+                    return Err(bad_request(index, "the word's address is not 8-byte aligned"));
+                }
+                Request::Word { word: *word, to: *to }
+            }
+            Op::Read { into, from } => Request::Read { into: span(into)?, from: *from },
+            Op::Send { word } => Request::Send { word: *word },
+        })
+    }
+
+    /// Runs or queues one admitted request; whether the peer has a new completion.
+    #[inline]
+    fn submit(
+        &mut self,
+        id: u64,
+        signaled: bool,
+        request: &Request<&Arc<Mapping>>,
+        budget: &mut usize,
+    ) -> bool {
+        let position = self.sends.admit();
+        if matches!(self.phase, Phase::Failed(_)) {
+            self.sends.finish(position, id, signaled, Status::Flushed);
+            return false;
+        }
+        if self.sends.is_waiting() || !matches!(self.phase, Phase::Up) {
+            self.sends.wait(position, id, signaled, request, 0);
+            return false;
+        }
+        let mut progress = 0;
+        let mut step = self.wire.execute(request, &mut progress, budget);
+        if matches!(step, Step::UnknownKey) {
+            // Its offer may lie in the socket.
+            self.take_messages();
+            step = self.wire.execute(request, &mut progress, budget);
+        }
+        match step {
+            Step::Done { published } => {
+                self.sends.finish(position, id, signaled, Status::Success);
+                published
+            }
+            Step::OutOfBudget => {
+                self.sends.wait(position, id, signaled, request, progress);
+                false
+            }
+            other => {
+                self.sends.wait(position, id, signaled, request, 0);
+                self.hold_front(other);
+                false
+            }
+        }
+    }
+
+    /// Runs waiting requests, up to one slice of bytes.
+    fn advance(&mut self) {
+        let mut budget = self.config.slice_bytes;
+        let mut published_any = false;
+        let mut looked = false;
+        while matches!(self.phase, Phase::Up) {
+            let Some(front) = self.sends.front() else { break };
+            match self.wire.execute(&front.request, &mut front.progress, &mut budget) {
+                Step::Done { published } => {
+                    published_any |= published;
+                    self.blocked = None;
+                    self.sends.finish_front(Status::Success);
+                }
+                Step::OutOfBudget => {
+                    self.blocked = None;
+                    break;
+                }
+                Step::UnknownKey if !looked => {
+                    // Its offer may lie in the socket.
+                    looked = true;
+                    self.take_messages();
+                }
+                other => {
+                    self.hold_front(other);
+                    break;
+                }
+            }
+        }
+        if published_any {
+            self.ring_doorbell(WAKE_COMPLETIONS);
+        }
+    }
+
+    // --- polling -------------------------------------------------------------------------------
+
+    /// Takes completions of our requests into `into` from `at` on; where that ended.
+    fn take_sends(&mut self, into: &mut [Completion], mut at: usize) -> usize {
+        while at < into.len() {
+            let Some(completion) = self.sends.take_done() else { break };
+            into[at] = completion;
+            at += 1;
+        }
+        at
+    }
+
+    /// Takes consumed receives into `into` from `at` on; where that ended.
+    fn take_receives(&mut self, into: &mut [Completion], mut at: usize) -> usize {
+        while at < into.len() && self.ring_open {
+            match self.consumer.take(self.own.entries()) {
+                Ok(Some(imm)) => {
+                    into[at] =
+                        Completion { what: Completed::Receive { imm }, status: Status::Success };
+                    at += 1;
+                }
+                Ok(None) => {
+                    self.ring_is_empty();
+                    break;
+                }
+                Err(fault) => {
+                    self.lose_peer(Failure::misbehaved(fault));
+                    self.ring_is_empty();
+                    break;
+                }
+            }
+        }
+        while at < into.len() && !self.ring_open && self.consumer.flush_one() {
+            into[at] = Completion { what: Completed::Receive { imm: 0 }, status: Status::Flushed };
+            at += 1;
+        }
+        at
+    }
+
+    /// Our completion ring has nothing more: if the peer is lost, that was its last word.
+    fn ring_is_empty(&mut self) {
+        if let Phase::PeerLost(failure) = &self.phase {
+            let failure = failure.clone();
+            self.enter_failed(failure);
+        }
+        self.ring_open = !matches!(self.phase, Phase::Failed(_));
+    }
+
+    fn take(&mut self, into: &mut [Completion], at: usize) -> usize {
+        self.receives_first = !self.receives_first;
+        if self.receives_first {
+            let at = self.take_receives(into, at);
+            self.take_sends(into, at)
+        } else {
+            let at = self.take_sends(into, at);
+            self.take_receives(into, at)
+        }
+    }
+
+    // --- what `poll_event` asks ----------------------------------------------------------------
+
+    /// Whether a poll would bring something or move something.
+    pub(super) fn has_work(&mut self) -> bool {
+        if self.sends.has_done() || !matches!(self.phase, Phase::Up) {
+            return true;
+        }
+        if self.consumer.is_ready(self.own.entries()) || self.has_news() {
+            return true;
+        }
+        if self.regions.any_dropped() {
+            return true;
+        }
+        match self.blocked {
+            None => self.sends.is_waiting(),
+            Some(Blocked { reason: Reason::NoReceive, until }) => {
+                // A fault is work as well: the poll reports it.
+                self.wire.has_receive().unwrap_or(true) || Instant::now() >= until
+            }
+            Some(Blocked { reason: Reason::KeyUnderWay, until }) => Instant::now() >= until,
+        }
+    }
+
+    /// Why the queue pair failed, once nothing is outstanding.
+    pub(super) fn ended(&self) -> Option<&VerbError> {
+        match &self.phase {
+            Phase::Failed(failure)
+                if !self.ring_open
+                    && !self.sends.has_done()
+                    && self.consumer.outstanding() == 0 =>
+            {
+                Some(&failure.error)
+            }
+            _ => None,
+        }
+    }
+}
+
+impl QueuePair for ShmQueuePair {
+    type Region = ShmRegion;
+
+    fn caps(&self) -> Caps {
+        Caps {
+            send_depth: self.config.send_depth,
+            receive_depth: self.config.receive_depth,
+            write_with_imm: true,
+            inline_bytes: 0,
+            reads_in_flight: self.config.reads_in_flight,
+        }
+    }
+
+    fn device(&self) -> String {
+        format!("shm to {}", self.peer_name)
+    }
+
+    fn register(&mut self, len: usize, access: Access) -> Result<ShmRegion, VerbError> {
+        if self.regions.any_dropped() {
+            let added = self.regions.collect_dropped();
+            self.announce(added);
+        }
+        let region = self.regions.register(len, access)?;
+        if access != Access::Local {
+            self.announce(1);
+            self.send_messages();
+        }
+        Ok(region)
+    }
+
+    fn post_send(&mut self, list: &[WorkRequest<'_, ShmRegion>]) -> Result<(), PostError> {
+        if matches!(self.phase, Phase::Failed(_)) {
+            return Err(PostError::Failed);
+        }
+        if !self.sends.has_room(list.len()) {
+            return Err(PostError::Full);
+        }
+        if list.len() > 1 {
+            for (index, request) in list.iter().enumerate() {
+                self.check(index, &request.op)?;
+            }
+        }
+        let mut budget = self.config.slice_bytes;
+        let mut published = false;
+        for (index, request) in list.iter().enumerate() {
+            let checked = self.check(index, &request.op)?;
+            published |= self.submit(request.id, request.signaled, &checked, &mut budget);
+        }
+        if published {
+            self.ring_doorbell(WAKE_COMPLETIONS);
+        }
+        Ok(())
+    }
+
+    fn post_receives(&mut self, count: u32) -> Result<(), PostError> {
+        if matches!(self.phase, Phase::Failed(_)) {
+            return Err(PostError::Failed);
+        }
+        if !self.consumer.post(self.own.receives_posted(), count) {
+            return Err(PostError::Full);
+        }
+        self.ring_doorbell(WAKE_RECEIVES);
+        Ok(())
+    }
+
+    fn poll(&mut self, into: &mut [Completion]) -> Result<usize, VerbError> {
+        if self.is_armed {
+            self.is_armed = false;
+            notify::disarm(self.own.armed());
+        }
+        if self.sends.is_waiting() {
+            self.advance();
+        }
+        let mut taken = self.take(into, 0);
+        self.polls = self.polls.wrapping_add(1);
+        if taken == 0 || self.polls.is_multiple_of(ATTEND_POLLS) {
+            self.attend();
+            if taken == 0 && matches!(self.phase, Phase::Up) {
+                self.probe();
+            }
+            if !matches!(self.phase, Phase::Up) {
+                taken = self.take(into, taken);
+            }
+        }
+        match self.ended() {
+            Some(error) if taken == 0 && !into.is_empty() => Err(error.clone()),
+            _ => Ok(taken),
+        }
+    }
+
+    fn poll_event(
+        &mut self,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Result<(), VerbError>> {
+        self.wait_for_event(cx)
+    }
+
+    fn fail(&mut self) {
+        let context = "its owner moved it to the error state";
+        self.enter_failed(Failure::new(StateCode::FailedByOwner, Errno::CONNABORTED, context));
+    }
+}
+
+impl Drop for ShmQueuePair {
+    fn drop(&mut self) {
+        if !matches!(self.phase, Phase::Failed(_)) {
+            self.publish_state(StateCode::Closed);
+        }
+        // Even if a child process holds a copy of the socket, the peer sees the end now. The
+        // error (the peer is gone already) changes nothing.
+        let _ = rustix::net::shutdown(self.socket.as_fd(), rustix::net::Shutdown::Both);
+    }
+}
+
+#[cold]
+fn bad_request(index: usize, what: &str) -> PostError {
+    PostError::Verb(VerbError {
+        verb: "post_send",
+        errno: Errno::INVAL.raw_os_error(),
+        context: format!("request {index} of the list: {what}"),
+    })
+}
+
+/// How soon a full socket is tried again while waiting for events.
+pub(super) const FULL_SOCKET_RETRY: Duration = Duration::from_millis(5);

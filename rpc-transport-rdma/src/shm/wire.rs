@@ -1,0 +1,153 @@
+//! Doing a request: the copy into or out of the peer's memory, and the entry in its completion
+//! ring.
+
+use std::borrow::Borrow;
+use std::sync::Arc;
+
+use super::control::ControlBlock;
+use super::cq_ring::{EntryKind, Producer, RingFault};
+use super::mapping::Mapping;
+use super::regions::{AccessError, PeerRegions};
+use super::send_queue::{Request, Span};
+use crate::verbs::{Access, RemoteAddr};
+
+/// How far a request got.
+#[derive(Debug)]
+pub(super) enum Step {
+    /// It is done. `published`: the peer has a new completion.
+    Done { published: bool },
+    /// This call's share of bytes is used up.
+    OutOfBudget,
+    /// The peer has no receive posted.
+    NoReceive,
+    /// The rkey names nothing mapped here yet.
+    UnknownKey,
+    /// The peer's memory rules forbid it.
+    Violation(String),
+    /// The peer scribbled over shared words.
+    Fault(RingFault),
+}
+
+impl From<AccessError> for Step {
+    fn from(error: AccessError) -> Step {
+        match error {
+            AccessError::UnknownKey => Step::UnknownKey,
+            AccessError::Violation(what) => Step::Violation(what),
+        }
+    }
+}
+
+/// The way to the peer: its control block, its completion ring, its regions.
+#[derive(Debug)]
+pub(super) struct Wire {
+    pub(super) peer: ControlBlock,
+    pub(super) producer: Producer,
+    pub(super) regions: PeerRegions,
+}
+
+impl Wire {
+    /// Whether the peer has a receive posted.
+    pub(super) fn has_receive(&mut self) -> Result<bool, RingFault> {
+        self.producer.has_receive(self.peer.receives_posted())
+    }
+
+    /// Moves a request on by at most `budget` bytes. What is checked is checked before a byte
+    /// moves, so a request that breaks the rules changes no memory.
+    #[inline]
+    pub(super) fn execute<M: Borrow<Arc<Mapping>>>(
+        &mut self,
+        request: &Request<M>,
+        progress: &mut usize,
+        budget: &mut usize,
+    ) -> Step {
+        match request {
+            Request::Write { from, to, imm } => {
+                self.write(from.as_ref(), *to, *imm, progress, budget)
+            }
+            Request::Send { word } => self.publish(EntryKind::Send, *word),
+            Request::Word { word, to } => {
+                let len = size_of::<u64>();
+                match self.regions.resolve(*to, len, Access::RemoteWrite) {
+                    Err(error) => error.into(),
+                    Ok((mapping, offset)) => {
+                        // Release: after every WRITE before it.
+                        let word = word.to_le();
+                        mapping.word(offset).store(word, std::sync::atomic::Ordering::Release);
+                        Step::Done { published: false }
+                    }
+                }
+            }
+            Request::Read { into, from } => {
+                match self.regions.resolve(*from, into.len, Access::RemoteRead) {
+                    Err(error) => error.into(),
+                    Ok((mapping, offset)) => {
+                        let (start, count) = next_slice(into.len, progress, budget);
+                        let target: &Mapping = into.mapping.borrow();
+                        target.copy_from(into.offset + start, mapping, offset + start, count);
+                        if *progress == into.len {
+                            Step::Done { published: false }
+                        } else {
+                            Step::OutOfBudget
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[inline]
+    fn write<M: Borrow<Arc<Mapping>>>(
+        &mut self,
+        from: Option<&Span<M>>,
+        to: RemoteAddr,
+        imm: Option<u32>,
+        progress: &mut usize,
+        budget: &mut usize,
+    ) -> Step {
+        if let Some(span) = from.filter(|span| span.len > 0) {
+            let (mapping, offset) = match self.regions.resolve(to, span.len, Access::RemoteWrite) {
+                Ok(found) => found,
+                Err(error) => return error.into(),
+            };
+            // The receive is looked for before the bytes move, so that waiting for it costs no
+            // second copy.
+            if imm.is_some() && *progress == 0 {
+                match self.producer.has_receive(self.peer.receives_posted()) {
+                    Ok(true) => {}
+                    Ok(false) => return Step::NoReceive,
+                    Err(fault) => return Step::Fault(fault),
+                }
+            }
+            let (start, count) = next_slice(span.len, progress, budget);
+            mapping.copy_from(offset + start, span.mapping.borrow(), span.offset + start, count);
+            if *progress < span.len {
+                return Step::OutOfBudget;
+            }
+        }
+        match imm {
+            None => Step::Done { published: false },
+            Some(imm) => self.publish(EntryKind::Immediate, imm),
+        }
+    }
+
+    #[inline]
+    fn publish(&mut self, kind: EntryKind, imm: u32) -> Step {
+        match self.has_receive() {
+            Ok(true) => {
+                self.producer.publish(self.peer.entries(), kind, imm);
+                Step::Done { published: true }
+            }
+            Ok(false) => Step::NoReceive,
+            Err(fault) => Step::Fault(fault),
+        }
+    }
+}
+
+/// Where the next slice starts and how long it is; moves both counters on.
+fn next_slice(len: usize, progress: &mut usize, budget: &mut usize) -> (usize, usize) {
+    let start = *progress;
+    let count = (len - start).min(*budget);
+    *progress += count;
+    *budget -= count;
+    (start, count)
+}

@@ -1,0 +1,249 @@
+//! What has arrived: frames cut out of a reusable buffer, long ones in memory of their own.
+
+use std::io;
+use std::ops::Range;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use rdma_rpc_core::link::LinkError;
+
+use super::PREFIX_BYTES;
+use crate::socket::Socket;
+
+/// What the buffer starts with, and what it may grow to while reads fill it, in bytes.
+const FIRST_BUFFER_BYTES: usize = 16 * 1024;
+const MAX_BUFFER_BYTES: usize = 64 * 1024;
+
+/// Frames of at least this many bytes are given away instead of lent.
+const OWNED_BYTES: usize = 8 * 1024;
+
+/// What must have arrived of a long frame before memory for all of it is set aside. Its length
+/// is already known to be within `max_frame_bytes`; this makes a liar pay for each lie.
+const PROOF_BYTES: usize = 4 * 1024;
+
+/// What the next read asks for while long frames come one after the other: a prefix and the
+/// proof, so that nearly all of a frame is read to where it stays.
+const AFTER_LONG_BYTES: usize = PREFIX_BYTES + PROOF_BYTES;
+
+/// What [`Inbound::advance`] found.
+#[derive(Debug)]
+pub(super) enum Next {
+    /// A frame in the buffer.
+    Lent(Range<usize>),
+    /// A frame of its own.
+    Owned(Bytes),
+    /// Nothing now.
+    Nothing,
+}
+
+#[derive(Debug)]
+pub(super) struct Inbound {
+    buffer: Vec<u8>,
+    /// The bytes in `buffer` that have arrived and were not handed out.
+    start: usize,
+    end: usize,
+    /// Position of `buffer[start]` (or, with a long frame under way, of its next byte) since the
+    /// link began.
+    offset: u64,
+    /// A long frame of which only the beginning has arrived, and its whole length.
+    long: Option<(BytesMut, usize)>,
+    max_frame_bytes: usize,
+    /// The last frame was long: the next probably is.
+    expect_long: bool,
+    /// Why nothing more comes.
+    end_cause: Option<LinkError>,
+}
+
+impl Inbound {
+    pub(super) fn new(early: &[u8], max_frame_bytes: usize) -> Inbound {
+        Inbound {
+            buffer: early.to_vec(),
+            start: 0,
+            end: early.len(),
+            offset: 0,
+            long: None,
+            max_frame_bytes,
+            expect_long: false,
+            end_cause: None,
+        }
+    }
+
+    pub(super) fn capacity_bytes(&self) -> usize {
+        self.buffer.capacity() + self.long.as_ref().map_or(0, |(frame, _)| frame.capacity())
+    }
+
+    /// Whether the peer's end of stream, or an error, has been seen.
+    pub(super) fn ended(&self) -> bool {
+        self.end_cause.is_some()
+    }
+
+    /// Whether `advance` has something to say without reading.
+    pub(super) fn has_frame(&self) -> bool {
+        if self.end_cause.is_some() {
+            return true;
+        }
+        if self.long.is_some() {
+            return false;
+        }
+        match self.declared() {
+            None => false,
+            Some(len) => {
+                len == 0
+                    || len > self.max_frame_bytes
+                    || self.end - self.start >= PREFIX_BYTES + len
+            }
+        }
+    }
+
+    pub(super) fn lent(&self, range: Range<usize>) -> &[u8] {
+        &self.buffer[range]
+    }
+
+    /// The length the next prefix declares, if the prefix is there.
+    fn declared(&self) -> Option<usize> {
+        let prefix = self.buffer[self.start..self.end].first_chunk::<PREFIX_BYTES>()?;
+        Some(u32::from_le_bytes(*prefix) as usize)
+    }
+
+    /// The next frame, from what has arrived or from the socket.
+    pub(super) fn advance(&mut self, socket: &Socket, peer: &str) -> Result<Next, LinkError> {
+        loop {
+            if let Some(frame) = self.take()? {
+                return Ok(frame);
+            }
+            if let Some(cause) = &self.end_cause {
+                return Err(cause.clone());
+            }
+            match self.read(socket) {
+                Ok(0) => self.end_cause = Some(self.end_of_stream(peer)),
+                Ok(_) => {}
+                Err(error) => match error.kind() {
+                    io::ErrorKind::WouldBlock => return Ok(Next::Nothing),
+                    io::ErrorKind::Interrupted => {}
+                    _ => self.end_cause = Some(read_failed(peer, &error)),
+                },
+            }
+        }
+    }
+
+    /// A frame out of what has arrived.
+    fn take(&mut self) -> Result<Option<Next>, LinkError> {
+        if let Some((frame, len)) = self.long.take() {
+            if frame.len() < len {
+                self.long = Some((frame, len));
+                return Ok(None);
+            }
+            return Ok(Some(Next::Owned(frame.freeze())));
+        }
+        let Some(len) = self.declared() else { return Ok(None) };
+        if len == 0 || len > self.max_frame_bytes {
+            let error = LinkError::misbehaved(format!(
+                "a frame of {len} bytes at offset {} of the stream: 1 to {} are allowed",
+                self.offset, self.max_frame_bytes
+            ));
+            self.end_cause = Some(error.clone());
+            return Err(error);
+        }
+        let body = self.start + PREFIX_BYTES;
+        let arrived = self.end - body;
+        if arrived >= len {
+            self.skip(PREFIX_BYTES + len);
+            self.expect_long = len >= OWNED_BYTES;
+            let range = body..body + len;
+            if len >= OWNED_BYTES {
+                return Ok(Some(Next::Owned(Bytes::copy_from_slice(&self.buffer[range]))));
+            }
+            return Ok(Some(Next::Lent(range)));
+        }
+        if len >= OWNED_BYTES && arrived >= PROOF_BYTES {
+            let mut frame = BytesMut::with_capacity(len);
+            frame.extend_from_slice(&self.buffer[body..self.end]);
+            self.skip(PREFIX_BYTES + arrived);
+            self.long = Some((frame, len));
+            self.expect_long = true;
+        }
+        Ok(None)
+    }
+
+    fn skip(&mut self, bytes: usize) {
+        self.start += bytes;
+        self.offset += bytes as u64;
+    }
+
+    fn read(&mut self, socket: &Socket) -> io::Result<usize> {
+        if let Some((frame, len)) = &mut self.long {
+            let missing = *len - frame.len();
+            let n = socket.try_read_buf(&mut (&mut *frame).limit(missing))?;
+            self.offset += n as u64;
+            return Ok(n);
+        }
+        self.make_room();
+        let room = match self.expect_long {
+            true => self.buffer.len().min(self.end + AFTER_LONG_BYTES),
+            false => self.buffer.len(),
+        };
+        let n = socket.try_read(&mut self.buffer[self.end..room])?;
+        self.end += n;
+        Ok(n)
+    }
+
+    /// Moves what is left to the front and makes the buffer large enough for a useful read.
+    fn make_room(&mut self) {
+        let waiting = self.end - self.start;
+        let filled = self.end == self.buffer.len();
+        if self.start > 0 {
+            self.buffer.copy_within(self.start..self.end, 0);
+            self.start = 0;
+            self.end = waiting;
+        }
+        // A frame shorter than OWNED_BYTES, or the proof of a longer one, must always fit.
+        let wanted = match self.buffer.len() {
+            len if len < FIRST_BUFFER_BYTES => FIRST_BUFFER_BYTES,
+            len if filled && !self.expect_long => (len * 2).min(MAX_BUFFER_BYTES),
+            len => len,
+        };
+        self.buffer.resize(wanted.max(self.end + 1), 0);
+    }
+
+    /// What the end of stream means here.
+    fn end_of_stream(&self, peer: &str) -> LinkError {
+        let (got, of) = match (&self.long, self.declared()) {
+            (Some((frame, len)), _) => (frame.len(), *len),
+            (None, Some(len)) => (self.end - self.start - PREFIX_BYTES, len),
+            (None, None) if self.start == self.end => {
+                return LinkError::closed(format!("{peer} closed the connection"));
+            }
+            (None, None) => {
+                return LinkError::closed(format!(
+                    "{peer} closed at offset {} of the stream with {} bytes of a frame's length \
+                     missing",
+                    self.arrived(),
+                    PREFIX_BYTES - (self.end - self.start),
+                ));
+            }
+        };
+        LinkError::closed(format!(
+            "{peer} closed at offset {} of the stream in the middle of a frame: {} of its {of} \
+             bytes are missing",
+            self.arrived(),
+            of - got,
+        ))
+    }
+
+    /// Bytes that have arrived since the link began.
+    fn arrived(&self) -> u64 {
+        self.offset + (self.end - self.start) as u64
+    }
+}
+
+fn read_failed(peer: &str, error: &io::Error) -> LinkError {
+    match error.kind() {
+        io::ErrorKind::ConnectionReset => {
+            LinkError::closed(format!("{peer} reset the connection, or its process ended"))
+        }
+        io::ErrorKind::TimedOut => LinkError::io(format!(
+            "{peer} answered nothing before the keepalive timeout: it is gone or unreachable \
+             ({error})"
+        )),
+        _ => LinkError::io(format!("reading from {peer}: {error}")),
+    }
+}
