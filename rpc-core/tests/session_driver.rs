@@ -120,13 +120,7 @@ async fn a_peer_that_breaks_the_protocol_is_told_why_and_the_link_is_let_go() {
 #[tokio::test]
 async fn a_stream_with_malformed_metadata_is_given_up_at_the_server_too() {
     let mut scripted = scripted(10);
-    let call = {
-        let client = scripted.client.clone();
-        tokio::spawn(async move {
-            let request = Request::new(ping("", 1));
-            client.server_streaming::<_, Ping>(&METHODS[1], request).await.map(drop)
-        })
-    };
+    let call = scripted.call(None);
     let (request, _) = scripted.hears(Kind::Request).await;
     scripted.say(Header::new(Kind::Headers, request.stream).numbers(3, 0), &[1, 0, 9]);
     let status = call.await.unwrap().unwrap_err();
