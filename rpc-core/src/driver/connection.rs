@@ -348,8 +348,12 @@ impl<L: Link> Conn for Connection<L> {
     }
 
     fn flush(&self) {
-        if CORKED.get() != self.address() {
-            self.with_owner(Owner::settle_or_fail);
+        if CORKED.get() == self.address() {
+            return;
+        }
+        if self.with_owner(Owner::settle_or_fail).is_none() {
+            // Its owner may be past its last flush, on its way to sleep.
+            self.leave(Job::Flush);
         }
     }
 

@@ -207,7 +207,7 @@ impl<L: Link> Owner<L> {
         link.flush()
     }
 
-    /// [`Owner::settle`], after calls that can have a stream now; an error ends the connection.
+    /// [`Owner::settle`]; an error ends the connection.
     pub(super) fn settle_or_fail(&mut self) {
         if self.dead.is_none()
             && let Err(error) = self.open_waiting().and_then(|_| self.settle())
@@ -235,17 +235,17 @@ impl<L: Link> Owner<L> {
         if self.armed {
             return;
         }
-        let drained = self.is_drained();
-        let (Some(sleeper), Some(link)) = (&self.sleeper, &mut self.link) else { return };
+        let Some(sleeper) = &self.sleeper else { return };
         let early = self
             .session
             .poll_timeout()
             .is_some_and(|due| self.alarm.is_none_or(|alarm| due < alarm));
+        let mut cx = Context::from_waker(sleeper);
         let awake = self.dead.is_some()
-            || drained
+            || self.is_drained()
             || early
             || !self.calls.arrivals.is_empty()
-            || link.poll_ready(&mut Context::from_waker(sleeper)).is_ready();
+            || self.link.as_mut().is_none_or(|link| link.poll_ready(&mut cx).is_ready());
         if awake && let Some(sleeper) = self.sleeper.take() {
             sleeper.wake();
         }
@@ -408,6 +408,7 @@ impl<L: Link> Owner<L> {
             }
             Job::Send { id, cell, message, end } => self.send(id, &cell, &message, end),
             Job::EndMessages { id } => self.end_messages(id),
+            Job::Flush => Ok(()),
             Job::Headers { id, metadata } => self.headers(id, &metadata),
             Job::Respond { id, metadata, trailers, message } => {
                 self.respond(id, &metadata, &trailers, &message)

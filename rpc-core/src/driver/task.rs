@@ -201,8 +201,8 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
         }
         self.last_look = now;
         self.connection.with_owner(|owner| {
-            if let Some(link) = &mut owner.link
-                && owner.dead.is_none()
+            if owner.dead.is_none()
+                && let Some(link) = &mut owner.link
                 && let Poll::Ready(Err(error)) = link.poll_ready(cx)
             {
                 owner.fail(Failure::Link(error));
@@ -287,7 +287,10 @@ impl<L: Link, A: Arrivals> Future for Driver<L, A> {
         this.look_at_life(cx);
         // Unlike waking ourselves, this lets the runtime look at its sockets and run whatever
         // waits, the future given to `block_on` included, before we go on.
-        std::pin::pin!(tokio::task::yield_now()).poll(cx).map(|()| Ended::Drained)
+        if std::pin::pin!(tokio::task::yield_now()).poll(cx).is_ready() {
+            cx.waker().wake_by_ref();
+        }
+        Poll::Pending
     }
 }
 
