@@ -207,6 +207,9 @@ impl<L: Link> Connection<L> {
             if !self.may_wait(&owner, hold) {
                 owner.settle_or_fail();
             }
+        } else {
+            // It can have died of the jobs just now, and what was asked for still has to end.
+            owner.run_job(job());
         }
         self.let_go(owner);
     }
@@ -228,9 +231,17 @@ impl<L: Link> Connection<L> {
 
     /// What this thread sends on this connection while `act` runs leaves in one burst at the end.
     pub(super) fn corked(&self, act: impl FnOnce()) {
+        struct Uncork;
+        impl Drop for Uncork {
+            /// After a panic too: another connection may come to lie at this address.
+            fn drop(&mut self) {
+                CORKED.set(0);
+            }
+        }
+        let uncork = Uncork;
         CORKED.set(self.address());
         act();
-        CORKED.set(0);
+        drop(uncork);
         self.flush();
     }
 }
@@ -245,16 +256,7 @@ impl<L: Link> Conn for Connection<L> {
                 Some(status) => cell.put_end(End::Failed(never_sent(status))),
                 None => {
                     cell.block_writer();
-                    if let Err(error) = owner.open(&cell, request) {
-                        owner.fail(Failure::Link(error));
-                        if cell.id().is_none() {
-                            let status = owner
-                                .dead
-                                .clone()
-                                .unwrap_or_else(|| Status::unavailable("connection failed"));
-                            cell.put_end(End::Failed(never_sent(&status)));
-                        }
-                    }
+                    owner.open_or_fail(&cell, request);
                     if !self.may_wait(&owner, false) {
                         owner.settle_or_fail();
                     }
@@ -279,11 +281,7 @@ impl<L: Link> Conn for Connection<L> {
     }
 
     fn end_messages(&self, id: StreamId) {
-        self.act_or_leave(
-            false,
-            |owner| owner.session.end_messages(&mut owner.link, id),
-            || Job::EndMessages { id },
-        );
+        self.act_or_leave(false, |owner| owner.end_messages(id), || Job::EndMessages { id });
     }
 
     fn headers(&self, id: StreamId, metadata: MetadataMap) {
@@ -350,8 +348,12 @@ impl<L: Link> Conn for Connection<L> {
     }
 
     fn flush(&self) {
-        if CORKED.get() != self.address() {
-            self.with_owner(Owner::settle_or_fail);
+        if CORKED.get() == self.address() {
+            return;
+        }
+        if self.with_owner(Owner::settle_or_fail).is_none() {
+            // Its owner may be past its last flush, on its way to sleep.
+            self.leave(Job::Flush);
         }
     }
 

@@ -52,12 +52,40 @@ impl OwnedOpen {
 #[derive(Debug)]
 pub(super) enum Job {
     Open(OwnedOpen),
-    Send { id: StreamId, cell: Arc<Cell>, message: Bytes, end: bool },
-    EndMessages { id: StreamId },
-    Headers { id: StreamId, metadata: MetadataMap },
-    Respond { id: StreamId, metadata: MetadataMap, trailers: MetadataMap, message: Bytes },
-    Finish { id: StreamId, status: Result<MetadataMap, Status> },
-    Consumed { id: StreamId, position: u64 },
-    Cancel { cell: Arc<Cell>, code: u16 },
-    GoAway { reason: String },
+    Send {
+        id: StreamId,
+        cell: Arc<Cell>,
+        message: Bytes,
+        end: bool,
+    },
+    EndMessages {
+        id: StreamId,
+    },
+    Headers {
+        id: StreamId,
+        metadata: MetadataMap,
+    },
+    Respond {
+        id: StreamId,
+        metadata: MetadataMap,
+        trailers: MetadataMap,
+        message: Bytes,
+    },
+    Finish {
+        id: StreamId,
+        status: Result<MetadataMap, Status>,
+    },
+    Consumed {
+        id: StreamId,
+        position: u64,
+    },
+    Cancel {
+        cell: Arc<Cell>,
+        code: u16,
+    },
+    GoAway {
+        reason: String,
+    },
+    /// Nothing but what follows every job: what was committed leaves.
+    Flush,
 }

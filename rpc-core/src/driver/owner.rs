@@ -8,10 +8,12 @@ use std::time::Instant;
 use super::cell::{Body, Cell, End};
 use super::job::{Job, OwnedOpen};
 use super::pulls::Pulls;
+use super::task::now;
 use crate::link::{Link, LinkError, LinkErrorKind, Received};
 use crate::metadata::MetadataMap;
 use crate::session::{
-    Encode, Event, FrameRef, NewStream, Opened, Role, Sending, Session, SessionError, StreamId,
+    CANCELLED, Encode, Event, FrameRef, NewStream, Opened, Role, Sending, Session, SessionError,
+    StreamId,
 };
 use crate::status::{Code, RequestSeen, Status};
 
@@ -47,10 +49,13 @@ pub(crate) trait Arrivals: Send + 'static {
 #[derive(Debug)]
 pub(super) struct Owner<L> {
     pub(super) session: Session,
-    pub(super) link: L,
+    /// `None` once the connection is over: the peer must not wait for it longer than its calls.
+    pub(super) link: Option<L>,
     pub(super) calls: Calls,
     /// Why the connection is over, once it is.
     pub(super) dead: Option<Status>,
+    /// It is over because of the link, which can carry no last word.
+    pub(super) link_failed: bool,
     /// The task that moves the connection along, while it sleeps.
     pub(super) sleeper: Option<Waker>,
     /// Nobody has touched the link since the sleeper armed it.
@@ -69,6 +74,8 @@ pub(super) struct Calls {
     spare: VecDeque<Arc<Cell>>,
     /// Calls that wait for a free stream.
     waiting: VecDeque<OwnedOpen>,
+    /// How many of them nobody wants any more.
+    waiting_abandoned: usize,
     pulls: Pulls,
     pub(super) arrivals: Vec<Arrival>,
     /// Bulk buffers the peer gave back in this pass.
@@ -82,14 +89,22 @@ impl<L: Link> Owner<L> {
         let calls = Calls::default();
         Owner {
             session,
-            link,
+            link: Some(link),
             calls,
             dead: None,
+            link_failed: false,
             sleeper: None,
             armed: false,
             lonely: 0,
             alarm: None,
         }
+    }
+
+    /// No new calls come, none is left, and nothing waits to be sent.
+    pub(super) fn is_drained(&self) -> bool {
+        self.session.is_going_away()
+            && self.session.open_streams() == 0
+            && !self.session.wants_room()
     }
 
     /// One pass: receive, timers, transmit, flush. Whether anything happened.
@@ -126,7 +141,9 @@ impl<L: Link> Owner<L> {
                 self.calls.expire(id, seen);
             }
         }
-        busy |= self.calls.pulls.start(&mut self.session, &mut self.link)?;
+        if let Some(link) = &mut self.link {
+            busy |= self.calls.pulls.start(&mut self.session, link)?;
+        }
         busy |= self.open_waiting()?;
         self.settle()?;
         Ok(busy)
@@ -138,7 +155,7 @@ impl<L: Link> Owner<L> {
         bind: &mut dyn FnMut(u16, &str) -> Option<usize>,
     ) -> Result<usize, Failure> {
         for count in 0..FRAMES_PER_PASS {
-            let Owner { link, session, calls, .. } = self;
+            let Owner { link: Some(link), session, calls, .. } = self else { return Ok(count) };
             let event = match link.receive()? {
                 None => return Ok(count),
                 Some(Received::Frame(frame)) => {
@@ -167,9 +184,12 @@ impl<L: Link> Owner<L> {
                     session.consumed(id, position);
                 }
                 Applied::Reject(id, status) => self.finish(id, Err(status))?,
+                Applied::GiveUp(id) => session.cancel(id, CANCELLED),
             }
-            for descriptor in self.calls.released.drain(..) {
-                self.link.bulk_release(&descriptor)?;
+            if let Some(link) = &mut self.link {
+                for descriptor in self.calls.released.drain(..) {
+                    link.bulk_release(&descriptor)?;
+                }
             }
         }
         Ok(FRAMES_PER_PASS)
@@ -177,19 +197,20 @@ impl<L: Link> Owner<L> {
 
     /// Sends what waits and wakes whom that lets go on.
     pub(super) fn settle(&mut self) -> Result<(), LinkError> {
-        self.session.transmit(&mut self.link)?;
+        let Some(link) = &mut self.link else { return Ok(()) };
+        self.session.transmit(link)?;
         while let Some(id) = self.session.pop_writable() {
             if let Some(cell) = self.calls.cell(id) {
                 cell.put_writable();
             }
         }
-        self.link.flush()
+        link.flush()
     }
 
     /// [`Owner::settle`]; an error ends the connection.
     pub(super) fn settle_or_fail(&mut self) {
         if self.dead.is_none()
-            && let Err(error) = self.settle()
+            && let Err(error) = self.open_waiting().and_then(|_| self.settle())
         {
             self.fail(Failure::Link(error));
         }
@@ -215,16 +236,16 @@ impl<L: Link> Owner<L> {
             return;
         }
         let Some(sleeper) = &self.sleeper else { return };
-        let drained = self.session.is_going_away() && self.session.open_streams() == 0;
         let early = self
             .session
             .poll_timeout()
             .is_some_and(|due| self.alarm.is_none_or(|alarm| due < alarm));
+        let mut cx = Context::from_waker(sleeper);
         let awake = self.dead.is_some()
-            || drained
+            || self.is_drained()
             || early
             || !self.calls.arrivals.is_empty()
-            || self.link.poll_ready(&mut Context::from_waker(sleeper)).is_ready();
+            || self.link.as_mut().is_none_or(|link| link.poll_ready(&mut cx).is_ready());
         if awake && let Some(sleeper) = self.sleeper.take() {
             sleeper.wake();
         }
@@ -242,7 +263,8 @@ impl<L: Link> Owner<L> {
             self.calls.waiting.push_back(OwnedOpen::new(cell, request));
             return Ok(());
         }
-        match self.session.open(&mut self.link, request)? {
+        let Some(link) = &mut self.link else { return Ok(()) };
+        match self.session.open(link, request)? {
             Opened::Stream(id) => {
                 self.calls.opened(id, cell, request);
                 if self.session.open_streams() > 1 {
@@ -255,12 +277,27 @@ impl<L: Link> Owner<L> {
         Ok(())
     }
 
-    fn open_waiting(&mut self) -> Result<bool, LinkError> {
+    /// Opens streams for calls that wait for one, as many as there are.
+    pub(super) fn open_waiting(&mut self) -> Result<bool, LinkError> {
         let mut busy = false;
+        if self.calls.waiting.is_empty() {
+            return Ok(busy);
+        }
+        let Some(link) = &mut self.link else { return Ok(busy) };
+        let now = now();
         while let Some(open) = self.calls.waiting.front() {
-            if !open.cell.is_abandoned() {
-                let request = open.borrow();
-                match self.session.open(&mut self.link, &request)? {
+            let expired = open.timeout.is_some_and(|(_, at)| at <= now);
+            if open.cell.is_abandoned() {
+                self.calls.waiting_abandoned = self.calls.waiting_abandoned.saturating_sub(1);
+            } else if expired {
+                let text = "the call's deadline passed while waiting for a free stream";
+                let status = never_sent(&Status::deadline_exceeded(text));
+                open.cell.put_end(End::Failed(status));
+            } else {
+                let mut request = open.borrow();
+                // The wait has used up some of the time.
+                request.timeout = open.timeout.map(|(_, at)| (at - now, at));
+                match self.session.open(link, &request)? {
                     Opened::NoSlot => break,
                     Opened::Stream(id) => {
                         if let Some(open) = self.calls.waiting.pop_front() {
@@ -278,6 +315,17 @@ impl<L: Link> Owner<L> {
         Ok(busy)
     }
 
+    /// Opens a stream; if that ends the connection, the cell learns of it too.
+    pub(super) fn open_or_fail(&mut self, cell: &Arc<Cell>, request: &NewStream<'_>) {
+        let Err(error) = self.open(cell, request) else { return };
+        self.fail(Failure::Link(error));
+        if cell.id().is_none()
+            && let Some(status) = &self.dead
+        {
+            cell.put_end(End::Failed(never_sent(status)));
+        }
+    }
+
     pub(super) fn send(
         &mut self,
         id: StreamId,
@@ -285,7 +333,8 @@ impl<L: Link> Owner<L> {
         message: &dyn Encode,
         end: bool,
     ) -> Result<(), LinkError> {
-        match self.session.send_message(&mut self.link, id, message, end)? {
+        let Some(link) = &mut self.link else { return Ok(()) };
+        match self.session.send_message(link, id, message, end)? {
             Sending::Sent | Sending::Closed => cell.put_writable(),
             Sending::Queued => cell.block_writer(),
             Sending::Busy => debug_assert!(false, "a second message before the first was taken"),
@@ -293,12 +342,17 @@ impl<L: Link> Owner<L> {
         Ok(())
     }
 
+    pub(super) fn end_messages(&mut self, id: StreamId) -> Result<(), LinkError> {
+        let Some(link) = &mut self.link else { return Ok(()) };
+        self.session.end_messages(link, id)
+    }
+
     pub(super) fn finish(
         &mut self,
         id: StreamId,
         end: Result<MetadataMap, Status>,
     ) -> Result<(), LinkError> {
-        let link = &mut self.link;
+        let Some(link) = &mut self.link else { return Ok(()) };
         match end {
             Ok(trailers) => self.session.finish(link, id, 0, "", &trailers, &[]),
             Err(status) => self.session.finish(
@@ -321,7 +375,8 @@ impl<L: Link> Owner<L> {
         trailers: &MetadataMap,
         message: &dyn Encode,
     ) -> Result<(), LinkError> {
-        self.session.respond(&mut self.link, id, metadata, trailers, message)?;
+        let Some(link) = &mut self.link else { return Ok(()) };
+        self.session.respond(link, id, metadata, trailers, message)?;
         self.calls.forget(id);
         Ok(())
     }
@@ -330,21 +385,30 @@ impl<L: Link> Owner<L> {
         if let Some(id) = cell.id() {
             self.session.cancel(id, code);
             self.calls.forget(id);
+        } else {
+            self.calls.forget_waiting();
         }
     }
 
     pub(super) fn run_job(&mut self, job: Job) {
         if let Some(status) = &self.dead {
-            if let Job::Open(open) = job {
-                open.cell.put_end(End::Failed(never_sent(status)));
+            match job {
+                Job::Open(open) => open.cell.put_end(End::Failed(never_sent(status))),
+                // Whoever sends learns of the end before the next message.
+                Job::Send { cell, .. } => cell.put_writable(),
+                _ => {}
             }
             return;
         }
         let done = match job {
             Job::Open(open) if open.cell.is_abandoned() => Ok(()),
-            Job::Open(open) => self.open(&open.cell, &open.borrow()),
+            Job::Open(open) => {
+                self.open_or_fail(&open.cell, &open.borrow());
+                Ok(())
+            }
             Job::Send { id, cell, message, end } => self.send(id, &cell, &message, end),
-            Job::EndMessages { id } => self.session.end_messages(&mut self.link, id),
+            Job::EndMessages { id } => self.end_messages(id),
+            Job::Flush => Ok(()),
             Job::Headers { id, metadata } => self.headers(id, &metadata),
             Job::Respond { id, metadata, trailers, message } => {
                 self.respond(id, &metadata, &trailers, &message)
@@ -373,7 +437,8 @@ impl<L: Link> Owner<L> {
         id: StreamId,
         metadata: &MetadataMap,
     ) -> Result<(), LinkError> {
-        match self.session.send_headers(&mut self.link, id, metadata)? {
+        let Some(link) = &mut self.link else { return Ok(()) };
+        match self.session.send_headers(link, id, metadata)? {
             None => Ok(()),
             Some(bytes) => {
                 let text = format!("response metadata of {bytes} bytes does not fit a frame");
@@ -387,8 +452,11 @@ impl<L: Link> Owner<L> {
         if self.dead.is_some() {
             return;
         }
-        let info = self.link.info();
-        let place = format!("{} connection to {}", info.transport, info.peer);
+        self.link_failed = matches!(failure, Failure::Link(_));
+        let place = self.link.as_ref().map_or_else(String::new, |link| {
+            let info = link.info();
+            format!("{} connection to {}", info.transport, info.peer)
+        });
         let (code, text) = match &failure {
             Failure::Link(error) if error.kind() == LinkErrorKind::PeerMisbehaved => {
                 (Code::Internal, format!("{place}: {error}"))
@@ -474,6 +542,16 @@ impl Calls {
     fn retire(&mut self, cell: Arc<Cell>) {
         if self.spare.len() < SPARE_CELLS {
             self.spare.push_back(cell);
+        }
+    }
+
+    /// A call that waited for a stream does not want one any more. They are taken out in bulk, so
+    /// that many calls that expire behind a server that is full cost little, and keep no memory.
+    fn forget_waiting(&mut self) {
+        self.waiting_abandoned += 1;
+        if self.waiting_abandoned * 2 > self.waiting.len() {
+            self.waiting.retain(|open| !open.cell.is_abandoned());
+            self.waiting_abandoned = 0;
         }
     }
 
@@ -569,7 +647,10 @@ impl Calls {
                         cell.put_headers(metadata);
                     }
                 }
-                Err(error) => self.end(stream, End::Failed(malformed(&error))),
+                Err(error) => {
+                    self.end(stream, End::Failed(malformed(&error)));
+                    return Applied::GiveUp(stream);
+                }
             },
             Event::Response { stream, metadata, trailers, message } => {
                 let Some(cell) = self.take(stream) else { return Applied::Nothing };
@@ -638,6 +719,8 @@ enum Applied {
     /// The same for a message that need not be pulled.
     NotWanted(crate::link::BulkDescriptor, StreamId, u64),
     Reject(StreamId, Status),
+    /// Nobody is left who reads the stream.
+    GiveUp(StreamId),
 }
 
 /// Why a connection is over.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::connection::Connection;
 use super::owner::{Arrival, Arrivals, Failure};
-use crate::link::Link;
+use crate::link::{Link, LinkError};
 use crate::session::Role;
 use crate::status::Status;
 
@@ -79,7 +79,8 @@ pub(crate) struct Driver<L: Link, A> {
     alarm: Pin<Box<tokio::time::Sleep>>,
     last_news: Instant,
     last_look: Instant,
-    closing: bool,
+    /// How the connection ended; its link is being closed.
+    closing: Option<Ended>,
     client: bool,
 }
 
@@ -103,7 +104,7 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
             alarm: Box::pin(tokio::time::sleep(IDLE_ALARM)),
             last_news: now,
             last_look: now,
-            closing: false,
+            closing: None,
         }
     }
 
@@ -118,10 +119,7 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
             if let Some(status) = &owner.dead {
                 return Turn::Over(Ended::Failed(status.clone()));
             }
-            let drained = owner.session.is_going_away()
-                && owner.session.open_streams() == 0
-                && !owner.session.wants_room();
-            match (drained, busy) {
+            match (owner.is_drained(), busy) {
                 (true, _) => Turn::Drained,
                 (_, true) => Turn::News,
                 (_, false) => Turn::Quiet,
@@ -159,7 +157,8 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
             if owner.dead.is_some() {
                 return Poll::Ready(());
             }
-            match owner.link.poll_ready(cx) {
+            let Some(link) = &mut owner.link else { return Poll::Ready(()) };
+            match link.poll_ready(cx) {
                 Poll::Ready(Ok(())) => return Poll::Ready(()),
                 Poll::Ready(Err(error)) => {
                     owner.fail(Failure::Link(error));
@@ -203,36 +202,50 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
         self.last_look = now;
         self.connection.with_owner(|owner| {
             if owner.dead.is_none()
-                && let Poll::Ready(Err(error)) = owner.link.poll_ready(cx)
+                && let Some(link) = &mut owner.link
+                && let Poll::Ready(Err(error)) = link.poll_ready(cx)
             {
                 owner.fail(Failure::Link(error));
             }
         });
     }
 
-    /// Closes the link in order, within a bounded time.
-    fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
-        if self.alarm.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(Ended::Drained);
-        }
-        let closed = self.connection.with_owner(|owner| match owner.link.poll_close(cx) {
-            Poll::Pending => Poll::Pending,
-            Poll::Ready(result) => {
+    /// Closes the link in order, within a bounded time, and gives it back: the connection lives on
+    /// as long as anybody remembers a call on it, and the peer must not wait for that.
+    fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let late = self.alarm.as_mut().poll(cx).is_ready();
+        let closed = self.connection.with_owner(|owner| {
+            let result = match &mut owner.link {
+                Some(link) if !late && !owner.link_failed => link.poll_close(cx),
+                _ => Poll::Ready(Ok(())),
+            };
+            result.map(|result| {
                 // Nobody is waiting for anything on it; this only marks it as over.
-                let error = result.err().unwrap_or_else(|| {
-                    crate::link::LinkError::closed("this side closed after its last call")
-                });
+                let error = result
+                    .err()
+                    .unwrap_or_else(|| LinkError::closed("this side closed after its last call"));
                 owner.fail(Failure::Link(error));
-                Poll::Ready(Ended::Drained)
-            }
+                owner.link.take()
+            })
         });
         match closed {
-            Some(poll) => poll,
+            // The link is dropped here, outside the lock.
+            Some(poll) => poll.map(drop),
             None => {
                 cx.waker().wake_by_ref();
                 Poll::Pending
             }
         }
+    }
+
+    fn close(&mut self, ended: Ended, cx: &mut Context<'_>) -> Poll<Ended> {
+        self.closing = Some(ended);
+        self.alarm.as_mut().reset((now() + CLOSE_TIMEOUT).into());
+        self.poll_closing(cx)
+    }
+
+    fn poll_closing(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
+        self.poll_close(cx).map(|()| self.closing.clone().unwrap_or(Ended::Drained))
     }
 }
 
@@ -250,19 +263,15 @@ impl<L: Link, A: Arrivals> Future for Driver<L, A> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Ended> {
         let this = self.get_mut();
-        if this.closing {
-            return this.poll_close(cx);
+        if this.closing.is_some() {
+            return this.poll_closing(cx);
         }
         for _ in 0..PASSES_PER_TURN {
             match this.turn() {
                 // Whoever owns it moves it along; look again soon.
                 None => std::hint::spin_loop(),
-                Some(Turn::Over(ended)) => return Poll::Ready(ended),
-                Some(Turn::Drained) => {
-                    this.closing = true;
-                    this.alarm.as_mut().reset((now() + CLOSE_TIMEOUT).into());
-                    return this.poll_close(cx);
-                }
+                Some(Turn::Over(ended)) => return this.close(ended, cx),
+                Some(Turn::Drained) => return this.close(Ended::Drained, cx),
                 // On a client, news is for somebody: let them have it.
                 Some(Turn::News) if this.client => break,
                 Some(Turn::News) => {}
@@ -278,7 +287,10 @@ impl<L: Link, A: Arrivals> Future for Driver<L, A> {
         this.look_at_life(cx);
         // Unlike waking ourselves, this lets the runtime look at its sockets and run whatever
         // waits, the future given to `block_on` included, before we go on.
-        std::pin::pin!(tokio::task::yield_now()).poll(cx).map(|()| Ended::Drained)
+        if std::pin::pin!(tokio::task::yield_now()).poll(cx).is_ready() {
+            cx.waker().wake_by_ref();
+        }
+        Poll::Pending
     }
 }
 
@@ -286,16 +298,17 @@ impl<L: Link, A> Drop for Driver<L, A> {
     /// The runtime is shutting down, or the task was aborted: nobody will move the connection
     /// along any more, so every call on it must learn that.
     fn drop(&mut self) {
-        while self
-            .connection
-            .with_owner(|owner| {
-                owner.fail(Failure::Link(crate::link::LinkError::closed(
+        loop {
+            let link = self.connection.with_owner(|owner| {
+                owner.fail(Failure::Link(LinkError::closed(
                     "the task that drives the connection has ended",
                 )));
-            })
-            .is_none()
-        {
-            std::thread::yield_now();
+                owner.link.take()
+            });
+            match link {
+                Some(link) => return drop(link),
+                None => std::thread::yield_now(),
+            }
         }
     }
 }

@@ -57,7 +57,11 @@ pub(super) fn frame(header: Header, body: &[&[u8]]) -> Box<[u8]> {
 
 /// Cuts a text to at most `max` bytes, at a character.
 pub(super) fn cut(text: &str, max: usize) -> &str {
-    &text[..text.floor_char_boundary(max)]
+    let mut end = text.len().min(max);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
 }
 
 /// Writes one whole frame if there is room.

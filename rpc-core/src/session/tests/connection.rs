@@ -185,9 +185,9 @@ fn go_away_tells_which_streams_were_seen() {
     pair.client.sink.room_bytes = 0;
     let queued = pair.open(&unary(10));
     pair.server.transmit();
-    while pair.to_server() {}
+    while pair.step_server() {}
     assert!(pair.requests().is_empty(), "no stream is accepted after GOAWAY");
-    while pair.to_client() {}
+    while pair.step_client() {}
     let seen = pair.client.take();
     let Seen::GoAway { unseen, code: 0, reason } = &seen[0] else { panic!("{seen:?}") };
     assert_eq!((&unseen[..], &reason[..]), (&[in_flight, queued][..], "maintenance"));

@@ -71,7 +71,7 @@ fn a_client_gives_up_while_the_final_frame_is_in_flight() {
         let id = pair.client.session.id(0);
         pair.client.session.cancel(id, CANCELLED);
         // The RESET waits; the final frame arrives and frees the slot; the slot is used again.
-        assert!(pair.to_client());
+        assert!(pair.step_client());
         assert_eq!(pair.client.take(), []);
         let next = pair.open(&unary(20));
         assert_eq!(next.slot(), id.slot());
@@ -100,7 +100,7 @@ fn a_cancelled_stream_keeps_its_slot_until_the_servers_last_word() {
     let other = pair.open(&unary(1));
     assert_ne!(other.slot(), id.slot());
     pair.client.transmit();
-    while pair.to_server() {}
+    while pair.step_server() {}
     let seen = pair.server.take();
     assert!(matches!(seen[0], Seen::Cancelled(stream, CANCELLED) if stream == at_server));
     assert!(!pair.server.session.is_open(at_server));
@@ -169,7 +169,7 @@ fn a_client_gives_up_in_the_middle_of_its_own_message() {
     let at_server = pair.requests()[0];
     pair.client.sink.room_bytes = 5000;
     assert_eq!(pair.client_sends(id, 50_000, true), Sending::Queued);
-    pair.to_server();
+    pair.step_server();
     assert!(pair.server.session.buffered_bytes() > 4000);
     pair.client.session.cancel(id, CANCELLED);
     pair.client.sink.room_bytes = usize::MAX;
