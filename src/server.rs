@@ -78,7 +78,8 @@ impl ServerBuilder {
         if config.listen.is_empty() {
             return Err(ServeError::NoAddress);
         }
-        let acceptor = Acceptor::new(&config, Arc::new(self.router));
+        let router = self.router.max_encoding_message_size(config.limits.max_send_message_bytes);
+        let acceptor = Acceptor::new(&config, Arc::new(router));
         let mut listeners = Vec::new();
         for ListenAddress(address) in &config.listen {
             let listener = Listener::bind(address, &acceptor.options().socket).await;

@@ -8,6 +8,7 @@ use rdma_rpc::{Channel, Server, Status};
 use rdma_rpc_core::Progress;
 use rdma_rpc_core::client::{self, ReconnectPolicy};
 use rdma_rpc_core::server::{ConnectionConfig, Router};
+use rdma_rpc_core::service::MessageLimits;
 use rdma_rpc_core::session::SessionConfig;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -95,6 +96,12 @@ fn connection_config(limits: &LimitsConfig, keepalive: &KeepaliveConfig) -> Conn
     }
 }
 
+fn router(tuning: &Tuning) -> Router {
+    Router::new()
+        .add_service(service())
+        .max_encoding_message_size(tuning.server.limits.max_send_message_bytes)
+}
+
 fn service() -> TestServiceServer<Conformance> {
     TestServiceServer::new(Conformance::default())
 }
@@ -109,7 +116,7 @@ impl World {
                 connection_config(&tuning.server.limits, &tuning.server.keepalive),
                 connection_config(&tuning.client.limits, &tuning.client.keepalive),
             );
-            hub.start(Router::new().add_service(service()));
+            hub.start(router(&tuning));
             Running::Memory(hub)
         } else {
             let address = match place.transport {
@@ -238,7 +245,7 @@ impl World {
     /// Starts the server again, at the same address.
     pub async fn start_again(&mut self) {
         if let Running::Memory(hub) = &self.server {
-            return hub.start(Router::new().add_service(service()));
+            return hub.start(router(&self.tuning));
         }
         let address = self.address().to_owned();
         self.server = start_server(self.place, &self.tuning, address).await;
@@ -285,7 +292,9 @@ fn open_channel(place: Place, tuning: &Tuning, server: &Running) -> client::Chan
         Running::Memory(hub) => {
             let hub = Hub::clone(hub)
                 .with_client(connection_config(&tuning.client.limits, &tuning.client.keepalive));
-            return client::Channel::lazy(hub, ReconnectPolicy::default());
+            let limits = MessageLimits::default()
+                .max_encoding_message_size(tuning.client.limits.max_send_message_bytes);
+            return client::Channel::lazy_with_limits(hub, ReconnectPolicy::default(), limits);
         }
         Running::Here { address, .. }
         | Running::Child { address, .. }
