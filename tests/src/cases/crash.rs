@@ -21,7 +21,7 @@ const GROUP: usize = 16;
 const NOTICE: Duration = Duration::from_secs(1);
 
 /// Kills the server in the middle of 64 calls: unary, streams each way, and long messages. Each
-/// ends with UNAVAILABLE within a second, and says that it may have run. What the client held for
+/// ends with UNAVAILABLE within a second, and says whether it may have run. What the client held for
 /// the connection is free, and the client works again after the server was started again.
 pub async fn killed_server(place: Place) {
     let mut world = place.tuned(|tuning| tuning.max_message_bytes(16 * MIB)).await;
@@ -54,7 +54,7 @@ async fn kill_once(world: &mut World) {
     let mut calls = FuturesUnordered::new();
     for number in 0..4 * GROUP {
         let client = client.clone();
-        calls.push(tokio::spawn(async move { endless_call(&client, number).await }));
+        calls.push(tokio::spawn(async move { (number, endless_call(&client, number).await) }));
     }
     world.observe_until("busy", |seen| seen.running >= 3 * GROUP as i64).await;
     let name = sockets_of_transport();
@@ -62,9 +62,14 @@ async fn kill_once(world: &mut World) {
     let killed = Instant::now();
     let mut ended = 0;
     while let Some(status) = within(10 * NOTICE, "the end of a call", calls.next()).await {
-        let status = status.expect("a call does not panic");
+        let (number, status) = status.expect("a call does not panic");
         assert_eq!(status.code(), Code::Unavailable, "{status}");
-        assert_eq!(status.request_seen(), RequestSeen::MayHaveRun, "{status}");
+        match status.request_seen() {
+            RequestSeen::MayHaveRun => {}
+            // Long requests that follow one another: the last may still have waited here.
+            RequestSeen::NeverSent if number % 4 == 3 => {}
+            _ => panic!("call {number} had reached its handler: {status}"),
+        }
         ended += 1;
     }
     assert_eq!(ended, 4 * GROUP);

@@ -307,7 +307,16 @@ fn bad_frames() -> Vec<(&'static str, Vec<u8>)> {
             "a stream far beyond the limit",
             after_method(session_frame(header(Kind::Request, u32::MAX), &[])),
         ),
-        ("a bulk descriptor on a socket", session_frame(header(Kind::Bulk, 1), &[0xff; 32])),
+        (
+            "a bulk descriptor on a socket",
+            after_method(
+                [
+                    session_frame(header(Kind::Request, 1), &[]),
+                    session_frame(header(Kind::Bulk, 1).numbers(0, 1000), &[0xff; 32]),
+                ]
+                .concat(),
+            ),
+        ),
         ("bulk done of nothing", session_frame(header(Kind::BulkDone, 0), &[0xff; 8])),
         ("a response from a client", session_frame(header(Kind::Response, 1), &[])),
         ("trailers from a client", session_frame(header(Kind::Trailers, 1), &[])),
