@@ -33,7 +33,9 @@ impl Stranger {
     async fn arrive(world: &World) -> Stranger {
         let stream: Box<dyn Stream> = match world.address().strip_prefix("unix:") {
             Some(path) => Box::new(UnixStream::connect(path).await.expect("the server listens")),
-            None => Box::new(TcpStream::connect(world.address()).await.expect("the server listens")),
+            None => {
+                Box::new(TcpStream::connect(world.address()).await.expect("the server listens"))
+            }
         };
         Stranger { stream }
     }
@@ -41,7 +43,8 @@ impl Stranger {
     /// Sends as much as the server takes.
     async fn say(&mut self, bytes: &[u8]) {
         // The server may have hung up in the middle: that is its right.
-        let _ = within(PATIENCE, "the server reads or hangs up", self.stream.write_all(bytes)).await;
+        let _ =
+            within(PATIENCE, "the server reads or hangs up", self.stream.write_all(bytes)).await;
     }
 
     /// Everything the server says until it hangs up.
@@ -289,7 +292,10 @@ fn bad_frames() -> Vec<(&'static str, Vec<u8>)> {
     vec![
         ("shorter than a header", link_frame(&[3])),
         ("unknown kind", session_frame(unknown, &[])),
-        ("a request of a method nobody bound", session_frame(header(Kind::Request, 1).code(77), &[])),
+        (
+            "a request of a method nobody bound",
+            session_frame(header(Kind::Request, 1).code(77), &[]),
+        ),
         ("a request on stream 0", after_method(session_frame(header(Kind::Request, 0), &[]))),
         (
             "a request with metadata longer than the frame",
@@ -298,9 +304,7 @@ fn bad_frames() -> Vec<(&'static str, Vec<u8>)> {
         (
             "a stream opened twice",
             after_method(
-                [0; 2]
-                    .map(|_: u8| session_frame(header(Kind::Request, 1).flags(0), &[]))
-                    .concat(),
+                [0; 2].map(|_: u8| session_frame(header(Kind::Request, 1).flags(0), &[])).concat(),
             ),
         ),
         (
@@ -382,4 +386,21 @@ pub async fn silence_after_handshake(place: Place) {
     siege.others_are_served().await;
     drop(strangers);
     siege.end().await;
+}
+
+/// Connections in the middle of their handshake do not hold a shutdown.
+pub async fn shutdown_among_strangers(place: Place) {
+    let mut world = place.world().await;
+    exchange(&world.client(), 1000, 1000).await.unwrap();
+    let mut strangers = Vec::new();
+    for number in 0..20 {
+        let mut stranger = Stranger::arrive(&world).await;
+        stranger.say(&hello(1, 1)[..number]).await;
+        strangers.push(stranger);
+    }
+    let mut idle = Stranger::arrive(&world).await;
+    idle.introduce().await;
+    let begin = Instant::now();
+    within(PATIENCE, "the shutdown", world.shut_down()).await;
+    assert!(begin.elapsed() < PATIENCE / 5, "the shutdown took {:?}", begin.elapsed());
 }

@@ -4,6 +4,7 @@ pub mod calls;
 pub mod crash;
 pub mod flow;
 pub mod hostile;
+pub mod impostor;
 pub mod life;
 pub mod metadata;
 pub mod progress;
@@ -35,16 +36,18 @@ macro_rules! case_list {
         flow: stopped_reader_stops_only_its_stream stopped_server_reader_stops_only_its_stream
             thousand_streams more_calls_than_streams slow_duplex_both_ways idle_then_burst
             many_threads_one_connection;
-        life: graceful_shutdown channel_soak reconnect;
+        life: graceful_shutdown handover channel_soak reconnect;
     } };
     (sockets $then:ident $($with:tt)*) => { $crate::$then! { $($with)*
         life: max_connections two_hundred_connections connections_leave_nothing
             wrong_first_start;
         hostile: garbage http_preface truncated_hello oversized_lengths wrong_version
-            half_open_by_the_hundred garbage_after_handshake silence_after_handshake;
+            half_open_by_the_hundred garbage_after_handshake silence_after_handshake
+            shutdown_among_strangers;
+        impostor: other_protocols silence hang_up refusal oversized_reply unasked_transport;
     } };
     (processes $then:ident $($with:tt)*) => { $crate::$then! { $($with)*
-        crash: killed_server killed_client;
+        crash: killed_server killed_client stopped_server stopped_client;
     } };
     (rings $then:ident $($with:tt)*) => { $crate::$then! { $($with)*
         progress: busy adaptive event mixed small_rings;

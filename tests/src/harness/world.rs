@@ -1,5 +1,6 @@
 //! A server, a channel to it, and what a case does to them.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use rdma_rpc::config::{ClientConfig, KeepaliveConfig, LimitsConfig, ListenAddress, ServerConfig};
@@ -82,6 +83,13 @@ impl Place {
     }
 }
 
+impl Place {
+    /// A channel to a server that this crate did not start.
+    pub fn channel_to(self, address: &str, tuning: &Tuning) -> client::Channel {
+        open_channel(self, tuning, &Running::Stopped { address: address.to_owned() })
+    }
+}
+
 fn connection_config(limits: &LimitsConfig, keepalive: &KeepaliveConfig) -> ConnectionConfig {
     ConnectionConfig {
         session: SessionConfig {
@@ -121,7 +129,8 @@ impl World {
         } else {
             let address = match place.transport {
                 Transport::Unix => format!("unix:{}", folder.path().join("s").display()),
-                _ => format!("{}:0", place.host()),
+                Transport::Environment => format!("{}:0", place.host()),
+                _ => format!("{}:{}", place.host(), free_port()),
             };
             start_server(place, &tuning, address).await
         };
@@ -168,6 +177,14 @@ impl World {
             Running::Here { address, .. }
             | Running::Child { address, .. }
             | Running::Stopped { address } => address,
+        }
+    }
+
+    /// The server's process, if it has one of its own.
+    pub fn server_process(&self) -> Option<u32> {
+        match &self.server {
+            Running::Child { child, .. } => Some(child.id()),
+            _ => None,
         }
     }
 
@@ -255,6 +272,18 @@ impl World {
 /// What the server counts, over this client.
 async fn observe(client: &TestServiceClient) -> Result<Observation, Status> {
     client.observe(Empty {}).await.map(rdma_rpc::Response::into_inner)
+}
+
+/// A port that no outgoing connection takes while a server is down: they come from 32768 on.
+fn free_port() -> u16 {
+    static TRIED: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let number = TRIED.fetch_add(1, Ordering::Relaxed);
+        let port = 10_000 + (std::process::id() * 331 + number * 7) % 22_000;
+        if std::net::TcpListener::bind(("127.0.0.1", port as u16)).is_ok() {
+            return port as u16;
+        }
+    }
 }
 
 async fn start_server(place: Place, tuning: &Tuning, address: String) -> Running {
