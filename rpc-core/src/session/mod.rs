@@ -27,8 +27,10 @@ mod config;
 mod control;
 mod deadlines;
 mod event;
+mod frames;
 mod receive;
 mod send;
+mod serve;
 mod stream;
 #[cfg(test)]
 mod tests;
