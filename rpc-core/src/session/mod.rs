@@ -23,12 +23,15 @@
 //! for the old stream arrives before the REQUEST that uses the slot again; a server ignores
 //! frames for slots that are free.
 
+mod compose;
 mod config;
 mod control;
 mod deadlines;
 mod event;
+mod pieces;
 mod receive;
 mod send;
+mod serve;
 mod stream;
 #[cfg(test)]
 mod tests;

@@ -11,8 +11,11 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 
-use super::control::{Control, MAX_TEXT_BYTES, cut, frame, put};
-use super::stream::{PendingMessage, State, Stream};
+use super::compose::{
+    block_len, bulk_frame, request_extra_len, trailers_frame, write_block, write_request_head,
+};
+use super::control::{Control, frame, put};
+use super::stream::{PendingMessage, Stream};
 use super::{RESOURCE_EXHAUSTED, Role, Session, StreamId};
 use crate::link::{FrameSink, LinkError};
 use crate::metadata::{MAX_METADATA_BYTES, MetadataMap};
@@ -269,7 +272,7 @@ impl Session {
 
     /// Puts a message where the peer can pull it and sends the BULK frame. `false`: no buffer.
     /// With a buffer but no room for the frame, the frame waits with the control frames.
-    fn send_bulk<S: FrameSink>(
+    pub(super) fn send_bulk<S: FrameSink>(
         &mut self,
         sink: &mut S,
         slot: u32,
@@ -437,167 +440,6 @@ impl Session {
         }
     }
 
-    // ---- what waits ----
-
-    fn may_go_straight(&self) -> bool {
-        self.control.is_empty() && self.serving.is_empty()
-    }
-
-    fn is_bulk(&self, len: usize) -> bool {
-        self.link.bulk_threshold_bytes.is_some_and(|threshold| len > threshold)
-            && len <= self.link.max_bulk_bytes
-    }
-
-    pub(super) fn serve_soon(&mut self, slot: u32) {
-        let stream = &mut self.streams[slot as usize];
-        if !stream.listed && stream.can_serve() {
-            stream.listed = true;
-            self.serving.push_back(slot);
-        }
-    }
-
-    /// Writes what waits, as far as there is room and window.
-    pub fn transmit<S: FrameSink>(&mut self, sink: &mut S) -> Result<(), LinkError> {
-        if !self.transmit_control(sink)? {
-            return Ok(());
-        }
-        while let Some(slot) = self.without_buffer.pop_back() {
-            self.serving.push_front(slot);
-        }
-        let mut buffers_left = true;
-        while let Some(slot) = self.serving.pop_front() {
-            self.streams[slot as usize].listed = false;
-            if !self.streams[slot as usize].can_serve() {
-                continue;
-            }
-            let served = if buffers_left || !self.wants_buffer(slot) {
-                self.serve(sink, slot)?
-            } else {
-                Served::NoBuffer
-            };
-            match served {
-                Served::Frame => {}
-                Served::NoRoom => {
-                    self.streams[slot as usize].listed = true;
-                    self.serving.push_front(slot);
-                    return Ok(());
-                }
-                Served::NoBuffer => {
-                    // Who comes later and needs a smaller one does not overtake.
-                    buffers_left = false;
-                    self.streams[slot as usize].listed = true;
-                    self.without_buffer.push_back(slot);
-                    continue;
-                }
-            }
-            if !self.control.is_empty() && !self.transmit_control(sink)? {
-                self.serve_soon(slot);
-                return Ok(());
-            }
-            self.serve_soon(slot);
-        }
-        Ok(())
-    }
-
-    /// Whether anything waits for room (not for window).
-    pub fn wants_room(&self) -> bool {
-        !self.control.is_empty() || !self.serving.is_empty() || !self.without_buffer.is_empty()
-    }
-
-    /// Whether the next thing a stream sends is a message that goes by bulk.
-    fn wants_buffer(&self, slot: u32) -> bool {
-        let Some(queue) = &self.streams[slot as usize].queue else { return false };
-        let message = queue.message.as_ref().filter(|_| queue.head.is_none());
-        message.is_some_and(|message| self.is_bulk(message.bytes.len()))
-    }
-
-    /// One frame of one stream's queue.
-    fn serve<S: FrameSink>(&mut self, sink: &mut S, slot: u32) -> Result<Served, LinkError> {
-        let stream = &mut self.streams[slot as usize];
-        let Some(queue) = &mut stream.queue else { return Ok(Served::Frame) };
-        if let Some(head) = &queue.head {
-            if !put(sink, head)? {
-                return Ok(Served::NoRoom);
-            }
-            let was_request = head[0] == Kind::Request as u8;
-            queue.head = None;
-            if was_request {
-                self.requests += 1;
-                stream.request_number = self.requests;
-            }
-        } else if queue.message.is_some() {
-            let served = self.serve_message(sink, slot)?;
-            if !matches!(served, Served::Frame) {
-                return Ok(served);
-            }
-        } else if let Some(finish) = &queue.finish {
-            if !put(sink, finish)? {
-                return Ok(Served::NoRoom);
-            }
-            let last = finish[0] == Kind::Trailers as u8;
-            queue.finish = None;
-            if last {
-                self.close(slot);
-                return Ok(Served::Frame);
-            }
-        }
-        self.announce_writable(slot);
-        Ok(Served::Frame)
-    }
-
-    fn serve_message<S: FrameSink>(
-        &mut self,
-        sink: &mut S,
-        slot: u32,
-    ) -> Result<Served, LinkError> {
-        let max_frame_bytes = self.link.max_frame_bytes;
-        let bulk = self.wants_buffer(slot);
-        let stream = &mut self.streams[slot as usize];
-        let Some(message) = stream.queue.as_mut().and_then(|queue| queue.message.as_mut()) else {
-            return Ok(Served::Frame);
-        };
-        let len = message.bytes.len();
-        if bulk {
-            let (bytes, end) = (message.bytes.clone(), message.end);
-            if !self.send_bulk(sink, slot, len, end, |room| room.copy_from_slice(&bytes))? {
-                return Ok(Served::NoBuffer);
-            }
-        } else {
-            let first = message.sent == 0;
-            let piece = (len - message.sent).min(max_frame_bytes - HEADER_BYTES);
-            let more = message.sent + piece < len;
-            let mut flags = flag::MESSAGE;
-            if more {
-                flags |= flag::MORE;
-            } else if message.end {
-                flags |= flag::END;
-            }
-            let header = Header::new(Kind::Message, slot + 1).flags(flags).numbers(0, len as u32);
-            let body = message.bytes.slice(message.sent..message.sent + piece);
-            if !sink.send_owned(&header.to_bytes(), &body)? {
-                return Ok(Served::NoRoom);
-            }
-            message.sent += piece;
-            stream.send_position += piece as u64 + if first { MESSAGE_OVERHEAD_BYTES } else { 0 };
-            if more {
-                return Ok(Served::Frame);
-            }
-        }
-        if let Some(queue) = &mut self.streams[slot as usize].queue {
-            queue.message = None;
-        }
-        Ok(Served::Frame)
-    }
-
-    fn announce_writable(&mut self, slot: u32) {
-        let stream = &mut self.streams[slot as usize];
-        if stream.wants_writable && stream.state == State::Open && !stream.has_queue() {
-            stream.wants_writable = false;
-            let id = self.id(slot);
-            self.writable.push(id);
-        }
-    }
-
     /// The number a path goes by on this connection, binding it first if need be.
     fn bind(&mut self, path: &str) -> Option<u16> {
         if let Some(method) = self.bound.iter().position(|known| **known == *path) {
@@ -613,97 +455,4 @@ impl Session {
         self.control.push_back(Control::Long(frame(header, &[path.as_bytes()])));
         Some(method)
     }
-}
-
-/// What became of a stream's turn.
-enum Served {
-    /// One frame went.
-    Frame,
-    NoRoom,
-    /// Its message waits for a bulk buffer.
-    NoBuffer,
-}
-
-fn request_extra_len(request: &NewStream<'_>) -> usize {
-    request.metadata.encoded_len() + if request.timeout.is_some() { 8 } else { 0 }
-}
-
-fn write_request_head(
-    into: &mut [u8],
-    slot: u32,
-    method: u16,
-    request: &NewStream<'_>,
-    has_message: bool,
-    message_len: usize,
-) {
-    let mut flags = 0;
-    if request.end {
-        flags |= flag::END;
-    }
-    if has_message {
-        flags |= flag::MESSAGE;
-    }
-    if request.timeout.is_some() {
-        flags |= flag::TIMEOUT;
-    }
-    let metadata_len = request.metadata.encoded_len();
-    let header = Header::new(Kind::Request, slot + 1)
-        .flags(flags)
-        .code(method)
-        .numbers(metadata_len as u32, message_len as u32);
-    into[..HEADER_BYTES].copy_from_slice(&header.to_bytes());
-    let mut at = HEADER_BYTES;
-    if let Some((timeout, _)) = request.timeout {
-        let timeout_us = u64::try_from(timeout.as_micros()).unwrap_or(u64::MAX);
-        into[at..at + 8].copy_from_slice(&timeout_us.to_le_bytes());
-        at += 8;
-    }
-    write_block(request.metadata, &mut into[at..at + metadata_len]);
-}
-
-/// The length of a metadata block in bytes, if the map may be sent at all.
-fn block_len(metadata: &MetadataMap) -> Option<usize> {
-    metadata.checked_encoded_len().ok()
-}
-
-fn write_block(metadata: &MetadataMap, into: &mut [u8]) {
-    if !into.is_empty() {
-        metadata.encode(into);
-    }
-}
-
-fn bulk_frame(slot: u32, len: usize, end: bool, descriptor: &[u8]) -> Box<[u8]> {
-    let flags = flag::MESSAGE | if end { flag::END } else { 0 };
-    let header = Header::new(Kind::Bulk, slot + 1).flags(flags).numbers(0, len as u32);
-    frame(header, &[descriptor])
-}
-
-/// TRAILERS that fit a frame. A text is cut; details and metadata that do not fit are left out,
-/// and the text says so. The code always arrives, but for OK: a call whose trailers are lost has
-/// not gone well.
-fn trailers_frame(
-    slot: u32,
-    code: u16,
-    text: &str,
-    metadata: &MetadataMap,
-    details: &[u8],
-    limit: usize,
-) -> Box<[u8]> {
-    let text = cut(text, MAX_TEXT_BYTES);
-    let metadata_len = metadata.encoded_len();
-    if block_len(metadata).is_none() || text.len() + metadata_len + details.len() > limit {
-        let text = format!(
-            "{} [details of {} and trailing metadata of {metadata_len} bytes did not fit a frame]",
-            cut(text, MAX_TEXT_BYTES / 2),
-            details.len(),
-        );
-        let code = if code == 0 { RESOURCE_EXHAUSTED } else { code };
-        return trailers_frame(slot, code, &text, &MetadataMap::new(), &[], limit);
-    }
-    let header = Header::new(Kind::Trailers, slot + 1)
-        .code(code)
-        .numbers(metadata_len as u32, text.len() as u32);
-    let mut block = vec![0; metadata_len];
-    write_block(metadata, &mut block);
-    frame(header, &[&block, text.as_bytes(), details])
 }

@@ -1,0 +1,177 @@
+//! What waits for room or window, served in turn: a frame per stream and turn.
+
+use super::Session;
+use super::control::put;
+use super::stream::State;
+use crate::link::{FrameSink, LinkError};
+use crate::wire::{HEADER_BYTES, Header, Kind, MESSAGE_OVERHEAD_BYTES, flag};
+
+/// What became of a stream's turn.
+enum Served {
+    /// One frame went.
+    Frame,
+    NoRoom,
+    /// Its message waits for a bulk buffer.
+    NoBuffer,
+}
+
+impl Session {
+    pub(super) fn may_go_straight(&self) -> bool {
+        self.control.is_empty() && self.serving.is_empty()
+    }
+
+    pub(super) fn is_bulk(&self, len: usize) -> bool {
+        self.link.bulk_threshold_bytes.is_some_and(|threshold| len > threshold)
+            && len <= self.link.max_bulk_bytes
+    }
+
+    pub(super) fn serve_soon(&mut self, slot: u32) {
+        let stream = &mut self.streams[slot as usize];
+        if !stream.listed && stream.can_serve() {
+            stream.listed = true;
+            self.serving.push_back(slot);
+        }
+    }
+
+    /// Writes what waits, as far as there is room and window.
+    pub fn transmit<S: FrameSink>(&mut self, sink: &mut S) -> Result<(), LinkError> {
+        if !self.transmit_control(sink)? {
+            return Ok(());
+        }
+        while let Some(slot) = self.without_buffer.pop_back() {
+            self.serving.push_front(slot);
+        }
+        let mut buffers_left = true;
+        while let Some(slot) = self.serving.pop_front() {
+            self.streams[slot as usize].listed = false;
+            if !self.streams[slot as usize].can_serve() {
+                continue;
+            }
+            let served = if buffers_left || !self.wants_buffer(slot) {
+                self.serve(sink, slot)?
+            } else {
+                Served::NoBuffer
+            };
+            match served {
+                Served::Frame => {}
+                Served::NoRoom => {
+                    self.streams[slot as usize].listed = true;
+                    self.serving.push_front(slot);
+                    return Ok(());
+                }
+                Served::NoBuffer => {
+                    // Who comes later and needs a smaller one does not overtake.
+                    buffers_left = false;
+                    self.streams[slot as usize].listed = true;
+                    self.without_buffer.push_back(slot);
+                    continue;
+                }
+            }
+            if !self.control.is_empty() && !self.transmit_control(sink)? {
+                self.serve_soon(slot);
+                return Ok(());
+            }
+            self.serve_soon(slot);
+        }
+        Ok(())
+    }
+
+    /// Whether anything waits for room (not for window).
+    pub fn wants_room(&self) -> bool {
+        !self.control.is_empty() || !self.serving.is_empty() || !self.without_buffer.is_empty()
+    }
+
+    /// Whether the next thing a stream sends is a message that goes by bulk.
+    fn wants_buffer(&self, slot: u32) -> bool {
+        let Some(queue) = &self.streams[slot as usize].queue else { return false };
+        let message = queue.message.as_ref().filter(|_| queue.head.is_none());
+        message.is_some_and(|message| self.is_bulk(message.bytes.len()))
+    }
+
+    /// One frame of one stream's queue.
+    fn serve<S: FrameSink>(&mut self, sink: &mut S, slot: u32) -> Result<Served, LinkError> {
+        let stream = &mut self.streams[slot as usize];
+        let Some(queue) = &mut stream.queue else { return Ok(Served::Frame) };
+        if let Some(head) = &queue.head {
+            if !put(sink, head)? {
+                return Ok(Served::NoRoom);
+            }
+            let was_request = head[0] == Kind::Request as u8;
+            queue.head = None;
+            if was_request {
+                self.requests += 1;
+                stream.request_number = self.requests;
+            }
+        } else if queue.message.is_some() {
+            let served = self.serve_message(sink, slot)?;
+            if !matches!(served, Served::Frame) {
+                return Ok(served);
+            }
+        } else if let Some(finish) = &queue.finish {
+            if !put(sink, finish)? {
+                return Ok(Served::NoRoom);
+            }
+            let last = finish[0] == Kind::Trailers as u8;
+            queue.finish = None;
+            if last {
+                self.close(slot);
+                return Ok(Served::Frame);
+            }
+        }
+        self.announce_writable(slot);
+        Ok(Served::Frame)
+    }
+
+    fn serve_message<S: FrameSink>(
+        &mut self,
+        sink: &mut S,
+        slot: u32,
+    ) -> Result<Served, LinkError> {
+        let max_frame_bytes = self.link.max_frame_bytes;
+        let bulk = self.wants_buffer(slot);
+        let stream = &mut self.streams[slot as usize];
+        let Some(message) = stream.queue.as_mut().and_then(|queue| queue.message.as_mut()) else {
+            return Ok(Served::Frame);
+        };
+        let len = message.bytes.len();
+        if bulk {
+            let (bytes, end) = (message.bytes.clone(), message.end);
+            if !self.send_bulk(sink, slot, len, end, |room| room.copy_from_slice(&bytes))? {
+                return Ok(Served::NoBuffer);
+            }
+        } else {
+            let first = message.sent == 0;
+            let piece = (len - message.sent).min(max_frame_bytes - HEADER_BYTES);
+            let more = message.sent + piece < len;
+            let mut flags = flag::MESSAGE;
+            if more {
+                flags |= flag::MORE;
+            } else if message.end {
+                flags |= flag::END;
+            }
+            let header = Header::new(Kind::Message, slot + 1).flags(flags).numbers(0, len as u32);
+            let body = message.bytes.slice(message.sent..message.sent + piece);
+            if !sink.send_owned(&header.to_bytes(), &body)? {
+                return Ok(Served::NoRoom);
+            }
+            message.sent += piece;
+            stream.send_position += piece as u64 + if first { MESSAGE_OVERHEAD_BYTES } else { 0 };
+            if more {
+                return Ok(Served::Frame);
+            }
+        }
+        if let Some(queue) = &mut self.streams[slot as usize].queue {
+            queue.message = None;
+        }
+        Ok(Served::Frame)
+    }
+
+    fn announce_writable(&mut self, slot: u32) {
+        let stream = &mut self.streams[slot as usize];
+        if stream.wants_writable && stream.state == State::Open && !stream.has_queue() {
+            stream.wants_writable = false;
+            let id = self.id(slot);
+            self.writable.push(id);
+        }
+    }
+}
