@@ -487,6 +487,8 @@ impl<L: Link> Owner<L> {
             };
             cell.put_end(End::Failed(status.clone().with_request_seen(seen)));
         }
+        // What is being pulled is lost with the link, and nobody waits for it any more.
+        self.calls.pulls = Pulls::default();
         for open in self.calls.waiting.drain(..) {
             open.cell.put_end(End::Failed(never_sent(&status)));
         }

@@ -168,6 +168,40 @@ fn calls_given_up_while_they_wait_for_a_stream_keep_no_memory() {
     assert!(first.id().is_none() && open.len() == 128);
 }
 
+/// A message that makes another call, finds the connection taken, and panics.
+struct Panics<'a> {
+    connection: &'a Connection<MemoryLink>,
+    other: std::sync::Mutex<Option<Arc<Cell>>>,
+}
+
+impl Encode for Panics<'_> {
+    fn encoded_len(&self) -> usize {
+        10
+    }
+
+    fn encode(&self, _: &mut [u8]) {
+        let (metadata, message) = (MetadataMap::new(), Bytes::from_static(b"abc"));
+        let other = self.connection.open(&unary(&metadata, &message));
+        assert!(other.id().is_none(), "the connection is taken");
+        *self.other.lock().unwrap() = Some(other);
+        panic!("as the test asked");
+    }
+}
+
+#[test]
+fn a_message_that_panics_under_the_lock_takes_nobody_elses_call_along() {
+    let (near, _far) = pair(MemoryConfig::default());
+    let connection =
+        Connection::new(Role::Client, SessionConfig::default(), Progress::EVENT, near, now());
+    let message = Panics { connection: &connection, other: std::sync::Mutex::new(None) };
+    let (metadata, none) = (MetadataMap::new(), Bytes::new());
+    let request = OpenRequest { message: Some(&message), ..unary(&metadata, &none) };
+    let open = || connection.open(&request);
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(open)).unwrap_err();
+    let other = message.other.lock().unwrap().take().unwrap();
+    assert!(other.id().is_some(), "its job was forgotten");
+}
+
 #[test]
 fn a_stream_that_was_never_sent_and_is_given_up_goes_to_the_next_call_that_waits() {
     let (metadata, message) = (MetadataMap::new(), Bytes::from(vec![0; 1000]));

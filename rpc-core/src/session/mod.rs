@@ -178,7 +178,7 @@ impl Session {
         self.going_away
     }
 
-    /// Message bytes held for readers.
+    /// Bytes of messages and metadata held for readers.
     pub fn buffered_bytes(&self) -> u64 {
         self.buffered_bytes
     }
@@ -331,6 +331,7 @@ impl Session {
         let stream = &mut self.streams[slot as usize];
         self.buffered_bytes -= stream.held();
         stream.consumed = stream.receive_position;
+        stream.metadata_bytes = 0;
         stream.partial = None;
         stream.queue = None;
         stream.window_queued = false;

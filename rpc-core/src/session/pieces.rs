@@ -88,6 +88,18 @@ impl Session {
         Ok(Taken::Whole(Message { payload, position }))
     }
 
+    /// Counts metadata as held; gives why not, if it is too much.
+    pub(super) fn hold_metadata(&mut self, slot: u32, metadata: &[u8]) -> Option<Refusal> {
+        let limit_bytes = self.config.max_buffered_bytes;
+        let bytes = metadata.len() as u64;
+        if self.buffered_bytes + bytes > limit_bytes {
+            return Some(Refusal::TooMuchBuffered { limit_bytes });
+        }
+        self.buffered_bytes += bytes;
+        self.streams[slot as usize].metadata_bytes += bytes;
+        None
+    }
+
     pub(super) fn refuse<'a>(&mut self, stream: StreamId, why: Refusal) -> Event<'a> {
         match self.role {
             Role::Server => self.end_with(stream.slot, RESOURCE_EXHAUSTED, &why.to_string()),

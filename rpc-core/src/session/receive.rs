@@ -208,6 +208,9 @@ impl Session {
         if let Some(deadline) = deadline {
             self.deadlines.insert(slot, deadline);
         }
+        if let Some(why) = self.hold_metadata(slot, metadata) {
+            return Ok(self.refuse(stream, why));
+        }
         let message = match piece {
             None => None,
             Some(piece) => match self.take(slot, piece)? {
@@ -289,6 +292,9 @@ impl Session {
         let Some(stream) = self.receiving(header)? else { return Ok(Event::None) };
         if std::mem::replace(&mut self.streams[stream.slot()].headers_over, true) {
             return Err(WireError::new(0, "HEADERS twice, or after a message"));
+        }
+        if let Some(why) = self.hold_metadata(stream.slot, metadata) {
+            return Ok(self.refuse(stream, why));
         }
         Ok(Event::Headers { stream, metadata })
     }
