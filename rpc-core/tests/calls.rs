@@ -158,6 +158,26 @@ async fn many_calls_share_a_connection_and_shutdown_lets_them_finish() {
 }
 
 #[tokio::test]
+async fn everything_sent_before_a_failure_arrives_in_order() {
+    for memory in [MemoryConfig::default(), no_bulk()] {
+        let world = world(memory, ConnectionConfig::default());
+        // Long enough to be pulled.
+        let payload = Bytes::from(vec![1; 40_000]);
+        let message = Ping { payload, number: 40, what: "fail".into() };
+        let mut messages: Streaming<Ping> = world
+            .client
+            .server_streaming(&METHODS[1], Request::new(message))
+            .await
+            .unwrap()
+            .into_inner();
+        for number in 0..39 {
+            assert_eq!(messages.message().await.unwrap().unwrap().number, number);
+        }
+        assert_eq!(messages.message().await.unwrap_err().code(), Code::Aborted);
+    }
+}
+
+#[tokio::test]
 async fn a_reader_that_stops_stops_only_its_own_stream() {
     for memory in [MemoryConfig::default(), no_bulk()] {
         let world = world(memory, ConnectionConfig::default());

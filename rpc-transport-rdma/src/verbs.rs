@@ -120,7 +120,7 @@ impl<R> Clone for Local<'_, R> {
 impl<R> Copy for Local<'_, R> {}
 
 /// What a work request does.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub enum Op<'a, R> {
     /// WRITE `from` to `to`. With `imm`, the peer's receive queue gets a completion.
     Write {
@@ -153,8 +153,16 @@ pub enum Op<'a, R> {
     },
 }
 
+impl<R> Clone for Op<'_, R> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<R> Copy for Op<'_, R> {}
+
 /// One work request.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub struct WorkRequest<'a, R> {
     /// Comes back in the completion.
     pub id: u64,
@@ -163,6 +171,14 @@ pub struct WorkRequest<'a, R> {
     /// Whether success makes a completion. Failure always does.
     pub signaled: bool,
 }
+
+impl<R> Clone for WorkRequest<'_, R> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<R> Copy for WorkRequest<'_, R> {}
 
 /// How a request ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -262,7 +278,8 @@ pub trait QueuePair: Send + 'static {
     fn post_receives(&mut self, count: u32) -> Result<(), PostError>;
 
     /// Takes completions, oldest first; how many. Also moves a software device along. Makes no
-    /// system call while nothing is wrong.
+    /// system call on the way of a request. A queue pair that has failed gives everything that
+    /// had arrived, then the flushed rest, and from then on an error.
     fn poll(&mut self, into: &mut [Completion]) -> Result<usize, VerbError>;
 
     /// Asks to be woken: `Ready` when `poll` may bring something (looking again after arming),

@@ -67,7 +67,7 @@ impl Acceptor {
         let upgraded = match choice.transport {
             TransportKind::Shm => {
                 let deadline = bootstrap.upgrade_deadline();
-                timeout_at(deadline.into(), self.upgrade_to_shm(&mut bootstrap))
+                timeout_at(deadline, self.upgrade_to_shm(&mut bootstrap))
                     .await
                     .unwrap_or_else(|_| Err("the upgrade took too long".into()))
             }

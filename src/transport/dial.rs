@@ -50,7 +50,7 @@ impl Dialer {
         let upgraded = match chosen {
             TransportKind::Shm => {
                 let deadline = bootstrap.upgrade_deadline();
-                timeout_at(deadline.into(), self.upgrade_to_shm(&mut bootstrap))
+                timeout_at(deadline, self.upgrade_to_shm(&mut bootstrap))
                     .await
                     .unwrap_or_else(|_| Err("the upgrade took too long".into()))
             }

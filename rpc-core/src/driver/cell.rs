@@ -97,6 +97,16 @@ pub(crate) struct CellState {
     canceller: Option<Waker>,
 }
 
+impl CellState {
+    /// Drops the first message that is still being pulled and all that follow it, which would be
+    /// out of order without it. Whether there was one.
+    fn cut_at_pull(&mut self) -> bool {
+        let first = self.inbox.iter().position(|item| matches!(item, Item::Pulling { .. }));
+        self.inbox.truncate(first.unwrap_or(self.inbox.len()));
+        first.is_some()
+    }
+}
+
 /// One call's mailbox.
 #[derive(Debug, Default)]
 pub(crate) struct Cell {
@@ -184,12 +194,36 @@ impl Cell {
         if counts {
             if let End::Failed(_) = end {
                 // A failure is not held back by pulls that may never finish.
-                state.inbox.retain(|item| matches!(item, Item::Message { .. }));
+                state.cut_at_pull();
             }
             state.end = end;
             return wake(state, true, true);
         }
         wake(state, false, true);
+    }
+
+    /// Client: the server ended the call with this status, after everything in the mailbox: what
+    /// is still being pulled arrives before it.
+    pub(crate) fn put_status(&self, status: Status) {
+        let mut state = self.lock();
+        if let End::Open = state.end {
+            state.end = End::Failed(status);
+            return wake(state, true, true);
+        }
+        wake(state, false, true);
+    }
+
+    /// The connection is over, and with it the pulls: what they would have brought, and all that
+    /// follows it, will not come. The stream itself may have ended before.
+    pub(crate) fn lose_pulls(&self, status: &Status) {
+        let mut state = self.lock();
+        if !state.cut_at_pull() {
+            return;
+        }
+        if !matches!(state.end, End::Failed(_)) {
+            state.end = End::Failed(status.clone());
+        }
+        wake(state, true, true);
     }
 
     /// A whole unary response, under one lock.
@@ -221,7 +255,7 @@ impl Cell {
     /// Whether anybody will read a message that is being pulled.
     pub(crate) fn wants_pulls(&self) -> bool {
         let state = self.lock();
-        !state.discarding && !matches!(state.end, End::Failed(_))
+        !state.discarding && state.inbox.iter().any(|item| matches!(item, Item::Pulling { .. }))
     }
 
     // ---- the call's side ----
@@ -408,5 +442,72 @@ fn set_waker(place: &mut Option<Waker>, cx: &mut Context<'_>) {
     match place {
         Some(waker) if waker.will_wake(cx.waker()) => {}
         _ => *place = Some(cx.waker().clone()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use super::*;
+
+    fn body(byte: u8) -> Body {
+        Body::new(Payload::Borrowed(&[byte]))
+    }
+
+    /// The first bytes of what is in the mailbox, up to where the reader waits or the end.
+    fn read(cell: &Cell) -> (Vec<u8>, Option<Code>) {
+        let mut read = Vec::new();
+        loop {
+            match cell.poll_next(&mut Context::from_waker(Waker::noop())) {
+                Poll::Ready(Next::Message(body, _)) => match body {
+                    Body::Inline(_, bytes) => read.push(bytes[0]),
+                    Body::Shared(bytes) => read.push(bytes[0]),
+                },
+                Poll::Ready(Next::End) => return (read, Some(Code::Ok)),
+                Poll::Ready(Next::Failed(status)) => return (read, Some(status.code())),
+                Poll::Pending => return (read, None),
+            }
+        }
+    }
+
+    fn one_pull_of_three() -> Cell {
+        let cell = Cell::default();
+        cell.put_message(body(1), 1);
+        assert!(cell.put_pulling(7, 2));
+        cell.put_message(body(3), 3);
+        cell
+    }
+
+    #[test]
+    fn the_servers_status_comes_after_what_is_still_being_pulled() {
+        let cell = one_pull_of_three();
+        cell.put_status(Status::aborted("at the end"));
+        assert_eq!(read(&cell), (vec![1], None));
+        assert!(cell.wants_pulls());
+        cell.pulled(7, Bytes::from_static(&[2]));
+        assert_eq!(read(&cell), (vec![2, 3], Some(Code::Aborted)));
+    }
+
+    #[test]
+    fn a_failure_on_this_side_leaves_no_gap_in_the_messages() {
+        let cell = one_pull_of_three();
+        cell.put_end(End::Failed(Status::deadline_exceeded("too late")));
+        assert!(!cell.wants_pulls());
+        assert_eq!(read(&cell), (vec![1], Some(Code::DeadlineExceeded)));
+    }
+
+    #[test]
+    fn a_lost_connection_ends_a_call_whose_stream_had_ended_well() {
+        let lost = Status::unavailable("gone");
+        let cell = one_pull_of_three();
+        cell.put_end(End::Ok(MetadataMap::new()));
+        cell.lose_pulls(&lost);
+        assert_eq!(read(&cell), (vec![1], Some(Code::Unavailable)));
+        let whole = Cell::default();
+        whole.put_message(body(1), 1);
+        whole.put_end(End::Ok(MetadataMap::new()));
+        whole.lose_pulls(&lost);
+        assert_eq!(read(&whole), (vec![1], Some(Code::Ok)));
     }
 }

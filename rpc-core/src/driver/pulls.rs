@@ -9,6 +9,7 @@ use bytes::Bytes;
 use super::cell::Cell;
 use crate::link::{BulkDescriptor, FrameSink, LinkError};
 use crate::session::Session;
+use crate::status::Status;
 
 #[derive(Debug)]
 struct Pull {
@@ -73,5 +74,12 @@ impl Pulls {
         let pull = self.under_way.swap_remove(index);
         session.bulk_done(&pull.descriptor);
         pull.cell.pulled(ticket, message);
+    }
+
+    /// The connection is over: nothing more is pulled.
+    pub(super) fn lose(&mut self, status: &Status) {
+        for pull in self.waiting.drain(..).chain(self.under_way.drain(..)) {
+            pull.cell.lose_pulls(status);
+        }
     }
 }

@@ -1,19 +1,11 @@
-//! What waits for room or window, served in turn: a frame per stream and turn.
+//! What could not go at once: served in turn, a frame per stream and turn, as room and window
+//! allow.
 
 use super::Session;
 use super::control::put;
 use super::stream::State;
 use crate::link::{FrameSink, LinkError};
 use crate::wire::{HEADER_BYTES, Header, Kind, MESSAGE_OVERHEAD_BYTES, flag};
-
-/// What became of a stream's turn.
-enum Served {
-    /// One frame went.
-    Frame,
-    NoRoom,
-    /// Its message waits for a bulk buffer.
-    NoBuffer,
-}
 
 impl Session {
     pub(super) fn may_go_straight(&self) -> bool {
@@ -174,4 +166,13 @@ impl Session {
             self.writable.push(id);
         }
     }
+}
+
+/// What became of a stream's turn.
+enum Served {
+    /// One frame went.
+    Frame,
+    NoRoom,
+    /// Its message waits for a bulk buffer.
+    NoBuffer,
 }

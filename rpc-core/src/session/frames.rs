@@ -1,7 +1,8 @@
-//! Frames that carry calls, written byte by byte.
+//! Whole frames, written in one place each.
 
+use super::RESOURCE_EXHAUSTED;
 use super::control::{MAX_TEXT_BYTES, cut, frame};
-use super::{NewStream, RESOURCE_EXHAUSTED};
+use super::send::NewStream;
 use crate::metadata::MetadataMap;
 use crate::wire::{HEADER_BYTES, Header, Kind, flag};
 

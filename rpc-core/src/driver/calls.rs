@@ -1,0 +1,272 @@
+//! The calls of a connection: their mailboxes by slot, those that wait for a free stream, and
+//! what each event of the session means to them.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::cell::{Body, Cell, End};
+use super::job::OwnedOpen;
+use super::owner::Arrival;
+use super::pulls::Pulls;
+use crate::link::BulkDescriptor;
+use crate::metadata::MetadataMap;
+use crate::session::{Event, NewStream, Role, StreamId};
+use crate::status::{Code, RequestSeen, Status};
+
+/// Used cells kept for the next calls.
+const SPARE_CELLS: usize = 256;
+
+/// The calls of a connection.
+#[derive(Debug, Default)]
+pub(super) struct Calls {
+    /// By slot.
+    pub(super) cells: Vec<Option<(StreamId, Arc<Cell>)>>,
+    pub(super) spare: VecDeque<Arc<Cell>>,
+    /// Calls that wait for a free stream.
+    pub(super) waiting: VecDeque<OwnedOpen>,
+    /// How many of them nobody wants any more.
+    pub(super) waiting_abandoned: usize,
+    pub(super) pulls: Pulls,
+    pub(super) arrivals: Vec<Arrival>,
+    /// Bulk buffers the peer gave back in this pass.
+    pub(super) released: Vec<BulkDescriptor>,
+    /// The peer said GOAWAY.
+    pub(super) going_away: bool,
+}
+
+impl Calls {
+    /// A mailbox for a new call, a used one if there is any.
+    pub(super) fn take_cell(&mut self) -> Arc<Cell> {
+        let Some(mut cell) = self.spare.pop_front() else { return Arc::default() };
+        if let Some(inner) = Arc::get_mut(&mut cell) {
+            inner.reset();
+            return cell;
+        }
+        // Its call has not let go of it yet: later.
+        self.spare.push_back(cell);
+        Arc::default()
+    }
+
+    pub(super) fn cell(&self, id: StreamId) -> Option<&Arc<Cell>> {
+        match self.cells.get(id.slot()) {
+            Some(Some((theirs, cell))) if *theirs == id => Some(cell),
+            _ => None,
+        }
+    }
+
+    pub(super) fn put(&mut self, id: StreamId, cell: Arc<Cell>) {
+        if self.cells.len() <= id.slot() {
+            self.cells.resize_with(id.slot() + 1, || None);
+        }
+        self.cells[id.slot()] = Some((id, cell));
+    }
+
+    pub(super) fn take(&mut self, id: StreamId) -> Option<Arc<Cell>> {
+        let place = self.cells.get_mut(id.slot())?;
+        if place.as_ref().is_some_and(|(theirs, _)| *theirs == id) {
+            return place.take().map(|(_, cell)| cell);
+        }
+        None
+    }
+
+    /// The stream is over for both sides: its cell may serve another call once this one has
+    /// let go of it.
+    pub(super) fn forget(&mut self, id: StreamId) {
+        if let Some(cell) = self.take(id) {
+            self.retire(cell);
+        }
+    }
+
+    pub(super) fn retire(&mut self, cell: Arc<Cell>) {
+        if self.spare.len() < SPARE_CELLS {
+            self.spare.push_back(cell);
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn waiting_len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// A call that waited for a stream does not want one any more. They are taken out in bulk, so
+    /// that many calls that expire behind a server that is full cost little, and keep no memory.
+    pub(super) fn forget_waiting(&mut self) {
+        self.waiting_abandoned += 1;
+        if self.waiting_abandoned * 2 > self.waiting.len() {
+            self.waiting.retain(|open| !open.cell.is_abandoned());
+            self.waiting_abandoned = 0;
+        }
+    }
+
+    pub(super) fn opened(&mut self, id: StreamId, cell: &Arc<Cell>, request: &NewStream<'_>) {
+        cell.set_id(id);
+        if !request.end {
+            // Whether the request went at once or not, the first message needs no wait: the
+            // session takes one message per stream in any case.
+            cell.put_writable();
+        }
+        self.put(id, Arc::clone(cell));
+    }
+
+    pub(super) fn end(&mut self, id: StreamId, end: End) {
+        if let Some(cell) = self.take(id) {
+            cell.put_end(end);
+            self.retire(cell);
+        }
+    }
+
+    pub(super) fn expire(&mut self, id: StreamId, seen: bool) {
+        let seen = if seen { RequestSeen::MayHaveRun } else { RequestSeen::NeverSent };
+        let status =
+            Status::deadline_exceeded("the call's deadline passed").with_request_seen(seen);
+        self.end(id, End::Failed(status));
+    }
+
+    pub(super) fn apply(
+        &mut self,
+        role: Role,
+        event: Event<'_>,
+        bind: &mut dyn FnMut(u16, &str) -> Option<usize>,
+    ) -> Applied {
+        match event {
+            Event::None => {}
+            Event::Bound { method, path } => {
+                if let Some(bytes) = bind(method, path) {
+                    return Applied::Limit(method, bytes);
+                }
+            }
+            Event::Request { stream, method, deadline, metadata, message, end } => {
+                let metadata = match MetadataMap::decode(metadata) {
+                    Ok(metadata) => metadata,
+                    Err(error) => {
+                        let text = format!("malformed request metadata: {error}");
+                        return Applied::Reject(stream, Status::internal(text));
+                    }
+                };
+                let cell = self.take_cell();
+                cell.set_id(stream);
+                if let Some(message) = message {
+                    cell.put_message(Body::new(message.payload), message.position);
+                }
+                if end {
+                    cell.put_end(End::Ok(MetadataMap::new()));
+                }
+                self.put(stream, Arc::clone(&cell));
+                self.arrivals.push(Arrival { id: stream, cell, method, deadline, metadata });
+            }
+            Event::Message { stream, message, end } => {
+                let Some(cell) = self.cell(stream) else { return Applied::Nothing };
+                let mut thrown = None;
+                if let Some(message) = message
+                    && !cell.put_message(Body::new(message.payload), message.position)
+                {
+                    thrown = Some(message.position);
+                }
+                if end && role == Role::Server {
+                    cell.put_end(End::Ok(MetadataMap::new()));
+                }
+                if let Some(position) = thrown {
+                    return Applied::Thrown(stream, position);
+                }
+            }
+            Event::Bulk { stream, descriptor, len, position, end } => {
+                let ticket = self.pulls.ticket();
+                let Some(cell) = self.cell(stream).cloned() else {
+                    return Applied::NotWanted(descriptor, stream, position);
+                };
+                let wanted = cell.put_pulling(ticket, position);
+                if end && role == Role::Server {
+                    cell.put_end(End::Ok(MetadataMap::new()));
+                }
+                if !wanted {
+                    return Applied::NotWanted(descriptor, stream, position);
+                }
+                self.pulls.push(ticket, descriptor, len, cell);
+            }
+            Event::BulkReleased { descriptor } => self.released.push(descriptor),
+            Event::Headers { stream, metadata } => match MetadataMap::decode(metadata) {
+                Ok(metadata) => {
+                    if let Some(cell) = self.cell(stream) {
+                        cell.put_headers(metadata);
+                    }
+                }
+                Err(error) => {
+                    self.end(stream, End::Failed(malformed(&error)));
+                    return Applied::GiveUp(stream);
+                }
+            },
+            Event::Response { stream, metadata, trailers, message } => {
+                let Some(cell) = self.take(stream) else { return Applied::Nothing };
+                match (MetadataMap::decode(metadata), MetadataMap::decode(trailers)) {
+                    (Ok(metadata), Ok(trailers)) => {
+                        cell.put_response(metadata, Body::new(message), trailers);
+                    }
+                    (Err(error), _) | (_, Err(error)) => {
+                        cell.put_end(End::Failed(malformed(&error)));
+                    }
+                }
+                self.retire(cell);
+            }
+            Event::Finished { stream, finish } => {
+                let Some(cell) = self.take(stream) else { return Applied::Nothing };
+                match MetadataMap::decode(finish.metadata) {
+                    Err(error) => cell.put_end(End::Failed(malformed(&error))),
+                    Ok(trailers) if finish.code == 0 => cell.put_end(End::Ok(trailers)),
+                    Ok(trailers) => {
+                        let seen = if finish.refused {
+                            RequestSeen::NeverSent
+                        } else {
+                            RequestSeen::Unknown
+                        };
+                        let status = Status::with_details_and_metadata(
+                            Code::from(i32::from(finish.code)),
+                            finish.message,
+                            bytes::Bytes::copy_from_slice(finish.details),
+                            trailers,
+                        );
+                        cell.put_status(status.with_request_seen(seen));
+                    }
+                }
+                self.retire(cell);
+            }
+            Event::Refused { stream, why } => {
+                let status = Status::resource_exhausted(why.to_string())
+                    .with_request_seen(RequestSeen::MayHaveRun);
+                self.end(stream, End::Failed(status));
+            }
+            Event::Cancelled { stream, code } => {
+                let code = Code::from(i32::from(code));
+                let status = Status::new(code, "the client cancelled the call");
+                self.end(stream, End::Failed(status));
+            }
+            Event::GoAway { unseen, code, reason } => {
+                self.going_away = true;
+                tracing::debug!(code, reason, unseen = unseen.len(), "peer is going away");
+                let text = format!("the server is going away: {reason}");
+                let status = Status::unavailable(text).with_request_seen(RequestSeen::NeverSent);
+                for stream in unseen {
+                    self.end(stream, End::Failed(status.clone()));
+                }
+            }
+        }
+        Applied::Nothing
+    }
+}
+
+/// What an event asks for that needs more than the calls.
+pub(super) enum Applied {
+    Nothing,
+    Limit(u16, usize),
+    /// The reader throws messages away up to here.
+    Thrown(StreamId, u64),
+    /// The same for a message that need not be pulled.
+    NotWanted(BulkDescriptor, StreamId, u64),
+    Reject(StreamId, Status),
+    /// Nobody is left who reads the stream.
+    GiveUp(StreamId),
+}
+
+fn malformed(error: &crate::metadata::MetadataDecodeError) -> Status {
+    Status::internal(format!("malformed response metadata: {error}"))
+        .with_request_seen(RequestSeen::MayHaveRun)
+}

@@ -1,0 +1,177 @@
+//! Connections begin, end, and begin again.
+
+use std::time::{Duration, Instant};
+
+use rdma_rpc::{Code, RequestSeen};
+
+use super::flow::flood;
+use super::support::{at_once, behave, exchange, failure, next, output, over, within};
+use crate::harness::{Place, Processes, Transport};
+use crate::observe;
+use crate::proto::Empty;
+use crate::proto::behave_request::Behaviour;
+use crate::proto::test_service_client::TestServiceClient;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// A shutdown lets open calls finish, of every kind; new calls find another server at the address
+/// or fail as never sent.
+pub async fn graceful_shutdown(place: Place) {
+    let mut world = place.world().await;
+    let client = world.client();
+    let calls = tokio::spawn(at_once(50, {
+        let client = client.clone();
+        move |_| {
+            let client = client.clone();
+            async move { client.behave(behave(Behaviour::Sleep, 500)).await }
+        }
+    }));
+    let mut slow = output(&[20_000], 50);
+    slow.response_parameters[0].interval_us = 10_000;
+    let mut responses = client.streaming_output_call(slow).await.unwrap().into_inner();
+    next(&mut responses, 0, 20_000).await;
+    world.observe_until("busy", |seen| seen.running == 51).await;
+
+    let stopped = tokio::spawn(world.shut_down());
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let status = failure(within(SECOND, "a new call", client.empty_call(Empty {})).await);
+    assert_eq!(status.code(), Code::Unavailable, "{status}");
+    assert_eq!(status.request_seen(), RequestSeen::NeverSent, "{status}");
+    for number in 1..50 {
+        next(&mut responses, number, 20_000).await;
+    }
+    over(responses).await;
+    for reply in within(SECOND * 5, "open calls", calls).await.unwrap() {
+        reply.unwrap();
+    }
+    within(SECOND * 5, "the shutdown", stopped).await.unwrap();
+    world.start_again().await;
+    come_back(&client).await;
+}
+
+/// Calls until one succeeds; none may fail otherwise than by never having been sent.
+async fn come_back(client: &TestServiceClient) {
+    let begin = Instant::now();
+    loop {
+        match client.empty_call(Empty {}).await {
+            Ok(_) => return,
+            Err(status) => {
+                assert_eq!(status.code(), Code::Unavailable, "{status}");
+                assert_eq!(status.request_seen(), RequestSeen::NeverSent, "{status}");
+                assert!(begin.elapsed() < SECOND * 10, "still after 10 s: {status}");
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// As gRPC has it: every call on a channel of its own.
+pub async fn channel_soak(place: Place) {
+    let world = place.world().await;
+    for number in 0..50 {
+        let client = TestServiceClient::new(world.new_channel());
+        exchange(&client, number * 1000, 50_000 - number * 1000).await.unwrap();
+    }
+    world.observe_until("at rest", |seen| seen.running == 0).await;
+}
+
+/// A channel finds its server again, as often as it goes away.
+pub async fn reconnect(place: Place) {
+    let mut world = place.world().await;
+    let client = world.client();
+    for _ in 0..3 {
+        exchange(&client, 100, 100).await.unwrap();
+        world.kill_server().await;
+        let status = failure(client.empty_call(Empty {}).await);
+        assert_eq!(status.code(), Code::Unavailable, "{status}");
+        world.start_again().await;
+        come_back(&client).await;
+        exchange(&client, 100_000, 100_000).await.unwrap();
+    }
+}
+
+/// A client that is started before its server.
+pub async fn wrong_first_start(place: Place) {
+    let mut world = place.world().await;
+    world.kill_server().await;
+    let channel = world.new_channel();
+    let client = TestServiceClient::new(channel.clone());
+    let status = channel.ready().await.expect_err("there is no server");
+    assert_eq!(status.code(), Code::Unavailable, "{status}");
+    assert!(status.message().contains(&channel.target()), "{status}");
+    world.start_again().await;
+    come_back(&client).await;
+}
+
+/// `limits.max_connections`: the next client is told so, and served when a place is free.
+pub async fn max_connections(place: Place) {
+    let world = place.tuned(|tuning| tuning.server.limits.max_connections = 2).await;
+    let first = TestServiceClient::new(world.new_channel());
+    let second = TestServiceClient::new(world.new_channel());
+    exchange(&first, 1, 1).await.unwrap();
+    exchange(&second, 1, 1).await.unwrap();
+    let third = TestServiceClient::new(world.new_channel());
+    let status = failure(third.empty_call(Empty {}).await);
+    assert_eq!(status.code(), Code::Unavailable, "{status}");
+    assert_eq!(status.request_seen(), RequestSeen::NeverSent, "{status}");
+    assert!(status.message().contains("max_connections"), "{status}");
+    exchange(&first, 1000, 1000).await.unwrap();
+    drop(second);
+    come_back(&third).await;
+    exchange(&first, 1, 1).await.unwrap();
+}
+
+/// Two hundred connections with 8 KiB messages both ways and slow readers: nothing may deadlock.
+pub async fn two_hundred_connections(place: Place) {
+    let world = place.world().await;
+    let channels: Vec<_> = (0..200).map(|_| world.new_channel()).collect();
+    let floods = at_once(channels.len(), |number| {
+        let client = TestServiceClient::new(channels[number].clone());
+        async move { flood(&client, 48, Duration::from_millis(number as u64 % 7)).await }
+    });
+    within(SECOND * 60, "floods on 200 connections", floods).await;
+    world.observe_until("at rest", |seen| seen.running == 0).await;
+}
+
+/// Connections that came and went leave no file, map, task or socket, at either end.
+pub async fn connections_leave_nothing(place: Place) {
+    let world = place.world().await;
+    exchange(&world.client(), 100_000, 100_000).await.unwrap();
+    use_and_drop(&world, 5).await;
+    let (mine, theirs) = settled(&world).await;
+    use_and_drop(&world, 40).await;
+    let begin = Instant::now();
+    loop {
+        let (now, server) = settled(&world).await;
+        if now == mine && server == theirs {
+            break;
+        }
+        assert!(
+            begin.elapsed() < SECOND * 10,
+            "files, maps, tasks: here {mine:?} became {now:?}, at the server {theirs:?} became \
+             {server:?}"
+        );
+    }
+    if place.transport == Transport::Shm && place.processes == Processes::Two {
+        assert!(observe::shm_files().is_empty(), "{:?}", observe::shm_files());
+    }
+}
+
+async fn use_and_drop(world: &crate::harness::World, count: usize) {
+    for _ in 0..count {
+        let client = TestServiceClient::new(world.new_channel());
+        exchange(&client, 100_000, 100_000).await.unwrap();
+        let stream = client.streaming_output_call(output(&[1000], 5)).await.unwrap();
+        drop(stream);
+    }
+}
+
+type Held = (u64, u64, u64);
+
+/// What both ends hold, after a pause that lets connections end.
+async fn settled(world: &crate::harness::World) -> (Held, Held) {
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let seen = world.observe().await;
+    let here = (observe::open_files(), observe::shared_maps(), observe::alive_tasks());
+    (here, (seen.open_files, seen.memory_maps, seen.alive_tasks))
+}

@@ -1,0 +1,111 @@
+//! What every transport must do. Cases that gRPC's interoperability tests have bear their names.
+
+pub mod calls;
+pub mod crash;
+pub mod flow;
+pub mod hostile;
+pub mod life;
+pub mod metadata;
+pub mod progress;
+pub mod sizes;
+mod support;
+pub mod time;
+
+use std::future::Future;
+use std::pin::Pin;
+
+use crate::harness::Place;
+
+/// The cases by where they make sense; `$then!` gets them with whatever else was given.
+#[macro_export]
+macro_rules! case_list {
+    (everywhere $then:ident $($with:tt)*) => { $crate::$then! { $($with)*
+        calls: empty_unary large_unary client_streaming server_streaming ping_pong half_duplex
+            empty_stream every_code special_status_message status_code_and_message rich_status
+            failure_after_messages early_answer unimplemented_method unimplemented_service
+            unknown_method wrong_message_type handler_panic handler_sees_its_connection
+            concurrent_large_unary rpc_soak;
+        metadata: custom_metadata metadata_of_every_kind metadata_too_long;
+        sizes: every_threshold streams_of_every_size sixty_four_mib_both_ways
+            sixty_four_mib_streams four_mib_limit limits_of_one_client configured_send_limit;
+        time: timeout_on_sleeping_server deadline_travels deadline_drops_the_handler
+            deadline_of_a_stream cancel_after_begin cancel_after_first_response
+            dropped_call_cancels_the_handler cancelled_in_the_middle_of_a_send
+            thousand_cancelled_calls;
+        flow: stopped_reader_stops_only_its_stream stopped_server_reader_stops_only_its_stream
+            thousand_streams more_calls_than_streams slow_duplex_both_ways idle_then_burst
+            many_threads_one_connection;
+        life: graceful_shutdown channel_soak reconnect;
+    } };
+    (sockets $then:ident $($with:tt)*) => { $crate::$then! { $($with)*
+        life: max_connections two_hundred_connections connections_leave_nothing
+            wrong_first_start;
+        hostile: garbage http_preface truncated_hello oversized_lengths wrong_version
+            half_open_by_the_hundred garbage_after_handshake silence_after_handshake;
+    } };
+    (processes $then:ident $($with:tt)*) => { $crate::$then! { $($with)*
+        crash: killed_server killed_client;
+    } };
+    (rings $then:ident $($with:tt)*) => { $crate::$then! { $($with)*
+        progress: busy adaptive event mixed small_rings;
+    } };
+}
+
+/// One `#[test]` for each case of a list, at one place: `conformance_tests!(everywhere, PLACE)`.
+#[macro_export]
+macro_rules! conformance_tests {
+    ($list:ident, $place:expr) => { $crate::case_list! { $list conformance_tests @tests $place; } };
+    (@tests $place:expr; $($module:ident: $($case:ident)*;)*) => { $($(
+        #[test]
+        fn $case() {
+            let name = concat!(stringify!($module), "::", stringify!($case));
+            if $crate::cases::counts_what_a_process_holds(name) {
+                $crate::harness::run_isolated(name, $place);
+            } else {
+                $crate::harness::run(name, $place, $crate::cases::$module::$case);
+            }
+        }
+    )*)* };
+}
+
+/// A case, its type forgotten.
+pub type Case = fn(Place) -> Pin<Box<dyn Future<Output = ()>>>;
+
+#[macro_export]
+#[doc(hidden)]
+macro_rules! case_table {
+    ($name:ident; $($module:ident: $($case:ident)*;)*) => {
+        const $name: &[(&str, $crate::cases::Case)] = &[$($(
+            (
+                concat!(stringify!($module), "::", stringify!($case)),
+                |place| Box::pin($crate::cases::$module::$case(place)),
+            ),
+        )*)*];
+    };
+}
+
+crate::case_list! { everywhere case_table EVERYWHERE; }
+crate::case_list! { sockets case_table SOCKETS; }
+crate::case_list! { processes case_table PROCESSES; }
+crate::case_list! { rings case_table RINGS; }
+
+fn all() -> impl Iterator<Item = (&'static str, Case)> {
+    [EVERYWHERE, SOCKETS, PROCESSES, RINGS].into_iter().flatten().copied()
+}
+
+/// The names of all cases, `module::case`.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    all().map(|(name, _)| name)
+}
+
+/// The case of this name.
+pub fn find(name: &str) -> Option<(&'static str, Case)> {
+    all().find(|(known, _)| *known == name)
+}
+
+/// Whether a case needs a process that nothing else runs in.
+pub fn counts_what_a_process_holds(name: &str) -> bool {
+    ["crash::", "hostile::", "life::connections_leave_nothing"]
+        .iter()
+        .any(|prefix| name.starts_with(prefix))
+}

@@ -1,0 +1,12 @@
+//! Servers and clients at a [`Place`].
+
+mod child;
+mod memory;
+mod place;
+mod run;
+mod world;
+
+pub use child::{Child, binary, serve_until_stdin_closes};
+pub use place::{Place, Processes, Transport};
+pub use run::{run, run_isolated};
+pub use world::{Tuning, World};

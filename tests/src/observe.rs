@@ -1,0 +1,39 @@
+//! What a process holds: files, maps, memory, sockets.
+
+use std::fs;
+
+/// Open file descriptors of this process.
+pub fn open_files() -> u64 {
+    fs::read_dir("/proc/self/fd").map_or(0, |entries| entries.count() as u64)
+}
+
+/// Memory maps of this process that are shared memory of the transport.
+pub fn shared_maps() -> u64 {
+    let maps = fs::read_to_string("/proc/self/maps").unwrap_or_default();
+    maps.lines().filter(|line| line.contains("memfd:")).count() as u64
+}
+
+/// Resident memory of this process, in bytes.
+pub fn resident_bytes() -> u64 {
+    let statm = fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    statm.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok()).unwrap_or(0) * 4096
+}
+
+/// Tasks of this runtime that have not ended.
+pub fn alive_tasks() -> u64 {
+    tokio::runtime::Handle::current().metrics().num_alive_tasks() as u64
+}
+
+/// Names of abstract Unix sockets on this host that the transport made.
+pub fn abstract_sockets() -> Vec<String> {
+    let table = fs::read_to_string("/proc/net/unix").unwrap_or_default();
+    let names = table.lines().filter_map(|line| line.split_whitespace().nth(7));
+    names.filter(|name| name.starts_with("@rdma-rpc")).map(str::to_owned).collect()
+}
+
+/// Files in /dev/shm whose name says they are ours.
+pub fn shm_files() -> Vec<String> {
+    let Ok(entries) = fs::read_dir("/dev/shm") else { return Vec::new() };
+    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    names.filter(|name| name.contains("rdma")).collect()
+}
