@@ -23,11 +23,12 @@
 //! for the old stream arrives before the REQUEST that uses the slot again; a server ignores
 //! frames for slots that are free.
 
+mod compose;
 mod config;
 mod control;
 mod deadlines;
 mod event;
-mod frames;
+mod pieces;
 mod receive;
 mod send;
 mod serve;
