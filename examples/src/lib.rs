@@ -1,1 +1,64 @@
-//! The programs are in the folder above, one file or folder each.
+//! What every example needs besides its service: the two options that name an address, and logs.
+//!
+//! An address is looked for in this order: the option (`--listen`, `--target`), the environment
+//! (`RDMA_RPC_LISTEN`, `RDMA_RPC_TARGET`), the TOML file named by `RDMA_RPC_CONFIG`, the example's
+//! default. Everything else in the file and the environment (transports, limits, progress) holds
+//! too, so that changing the transport never needs a rebuild.
+
+use rdma_rpc::config::{ClientConfig, ConfigError, ListenAddress, ServerConfig, Target};
+use tracing_subscriber::EnvFilter;
+
+/// The options of a server.
+#[derive(Debug, Clone, clap::Args)]
+pub struct ListenOptions {
+    /// Where to listen: host:port (port 0: any that is free) or unix:/path; may be repeated
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Vec<ListenAddress>,
+}
+
+impl ListenOptions {
+    /// Lays the file, the environment and the options over what the example starts from.
+    ///
+    /// # Errors
+    /// For a file or variable that makes no sense.
+    pub fn over(self, base: ServerConfig) -> Result<ServerConfig, ConfigError> {
+        let config = base.resolve()?;
+        Ok(if self.listen.is_empty() { config } else { config.listen(self.listen) })
+    }
+}
+
+/// The options of a client.
+#[derive(Debug, Clone, clap::Args)]
+pub struct TargetOptions {
+    /// What to connect to: auto://host:port, shm://.., tcp://.., rdma://.. or unix:/path
+    #[arg(long)]
+    target: Option<Target>,
+}
+
+impl TargetOptions {
+    /// Lays the file, the environment and the options over what the example starts from.
+    ///
+    /// # Errors
+    /// For a file or variable that makes no sense.
+    pub fn over(self, base: ClientConfig) -> Result<ClientConfig, ConfigError> {
+        let config = base.resolve()?;
+        Ok(match self.target {
+            Some(target) => config.target(target),
+            None => config,
+        })
+    }
+}
+
+/// Logs go to standard error: warnings, or what `RUST_LOG` asks for (`info`, `rdma_rpc=debug`).
+/// They have colours on a terminal only.
+pub fn init_logs() {
+    use std::io::IsTerminal;
+    let filter = EnvFilter::builder()
+        .with_default_directive(tracing::level_filters::LevelFilter::WARN.into())
+        .from_env_lossy();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
+}
