@@ -69,7 +69,11 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
                 println!("{}", reply.message);
             }
             if let Some(info) = channel.info() {
-                println!("over {}, because {}", info.transport, channel.chosen_because().unwrap_or_default());
+                println!(
+                    "over {}, because {}",
+                    info.transport,
+                    channel.chosen_because().unwrap_or_default()
+                );
             }
         }
         _ => eprintln!("usage: greeter server [ADDRESS] | greeter client [TARGET] [NAME]"),

@@ -29,6 +29,10 @@ pub const INITIAL_WINDOW_BYTES: u64 = 64 * 1024;
 /// The streams a client may have open before the server's SETTINGS are known.
 pub const INITIAL_MAX_STREAMS: u32 = 128;
 
+/// BULK frames one end may have sent whose BULK_DONE has not come. It bounds the answers the other
+/// end can be made to owe.
+pub const MAX_UNANSWERED_BULKS: u32 = 1024;
+
 /// The longest method path, in bytes.
 pub const MAX_PATH_BYTES: usize = 512;
 

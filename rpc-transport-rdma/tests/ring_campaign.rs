@@ -70,13 +70,15 @@ fn random_messages(rng: &mut Rng) -> Vec<Message> {
 
 fn random_owners(seed: u64, rng: &mut Rng) -> (Fabric, [Owner; 2]) {
     let fabric = Fabric::new(seed);
-    let first = SimConfig::random(rng);
+    let mut first = SimConfig::random(rng);
     let mut second = SimConfig::random(rng);
     if rng.chance(800) {
         second.write_with_imm = first.write_with_imm;
     }
-    second.send_depth = second.send_depth.max(5);
-    let first = SimConfig { send_depth: first.send_depth.max(5), ..first };
+    if !(first.write_with_imm && second.write_with_imm) {
+        first.send_depth = first.send_depth.max(5);
+        second.send_depth = second.send_depth.max(5);
+    }
     let (one, two) = fabric.pair(first, second);
     let links = join(one, two, [random_config(rng), random_config(rng)]);
     let lists = [random_messages(rng), random_messages(rng)];
@@ -143,6 +145,7 @@ fn something_breaks(seed: u64) {
         o.iter().all(Owner::is_satisfied) || fabric.stats().steps >= at
     });
     fabric.inject(fault, side);
+    owners.iter_mut().for_each(Owner::stop_spinning);
     if fault == Fault::ProcessKilled {
         // Its code does not run any more either.
         std::mem::forget(owners[side].link.take());

@@ -267,7 +267,7 @@ async fn kill_at(role: &str, delay: Duration, round: u64) {
     let bulk = end.qp.register(BULK_BYTES, Access::Local).unwrap();
     let alive = async {
         // A READ may be under way when the child dies.
-        if round % 2 == 0 {
+        if round.is_multiple_of(2) {
             let into = Local { region: &bulk, offset: 0, len: BULK_BYTES };
             let op = Op::Read { into, from: end.peer_bulk };
             end.qp.post_send(&[WorkRequest { id: u64::MAX, op, signaled: true }]).unwrap();

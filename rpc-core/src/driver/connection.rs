@@ -139,8 +139,9 @@ impl<L: Link> Connection<L> {
     /// Runs `act` as the owner if nobody else is, after the jobs that were left before.
     pub(super) fn with_owner<R>(&self, act: impl FnOnce(&mut Owner<L>) -> R) -> Option<R> {
         let mut owner = self.try_lock()?;
+        owner.armed = false;
         if self.run_jobs(&mut owner) {
-            self.after(&mut owner, false);
+            owner.settle_or_fail();
         }
         let result = act(&mut owner);
         self.let_go(owner);
@@ -163,6 +164,7 @@ impl<L: Link> Connection<L> {
             if owner.dead.is_some() || owner.calls.going_away {
                 self.closed.store(true, Ordering::Release);
             }
+            owner.look_after_sleeper();
             drop(owner);
             // Whoever left a job looked at the lock after the job was in; we look at the jobs
             // after the lock was free: one of the two sees the other.
@@ -174,32 +176,18 @@ impl<L: Link> Connection<L> {
                 None => return,
                 Some(again) => owner = again,
             }
+            owner.armed = false;
             self.run_jobs(&mut owner);
-            self.after(&mut owner, false);
+            owner.settle_or_fail();
         }
     }
 
-    /// After a call's work: flush unless more is on its way, and see that whoever sleeps learns
-    /// what it must wait for now.
-    fn after(&self, owner: &mut Owner<L>, hold: bool) {
-        if owner.dead.is_none()
-            && !hold
-            && CORKED.get() != self.address()
-            && let Err(error) = owner.settle()
-        {
-            owner.fail(Failure::Link(error));
-        }
-        let earlier_alarm = match (owner.session.poll_timeout(), owner.alarm) {
-            (Some(due), Some(alarm)) => due < alarm,
-            (Some(_), None) => true,
-            (None, _) => false,
-        };
-        let blocked = owner.session.wants_room() || owner.link.has_unsent();
-        if (blocked || earlier_alarm || owner.dead.is_some())
-            && let Some(sleeper) = owner.sleeper.take()
-        {
-            sleeper.wake();
-        }
+    /// Whether what was just committed may wait for the next flush: more of it is on its way on
+    /// this thread, or calls are open whose answers the driver waits for while it is awake, so
+    /// that it flushes soon. A call alone on its connection never waits.
+    fn may_wait(&self, owner: &Owner<L>, hold: bool) -> bool {
+        hold || CORKED.get() == self.address()
+            || (owner.sleeper.is_none() && owner.session.open_streams() > 1)
     }
 
     /// Does `act` now, or leaves `job` for the present owner.
@@ -209,26 +197,27 @@ impl<L: Link> Connection<L> {
         act: impl FnOnce(&mut Owner<L>) -> Result<(), crate::link::LinkError>,
         job: impl FnOnce() -> Job,
     ) {
-        if let Some(mut owner) = self.try_lock() {
-            self.run_jobs(&mut owner);
-            if owner.dead.is_none() {
-                if let Err(error) = act(&mut owner) {
-                    owner.fail(Failure::Link(error));
-                }
-                self.after(&mut owner, hold);
+        let Some(mut owner) = self.try_lock() else { return self.leave(job()) };
+        owner.armed = false;
+        self.run_jobs(&mut owner);
+        if owner.dead.is_none() {
+            if let Err(error) = act(&mut owner) {
+                owner.fail(Failure::Link(error));
             }
-            self.let_go(owner);
-        } else {
-            self.leave(job());
+            if !self.may_wait(&owner, hold) {
+                owner.settle_or_fail();
+            }
         }
+        self.let_go(owner);
     }
 
     fn leave(&self, job: Job) {
         self.jobs.push(job);
         fence(Ordering::SeqCst);
         if let Some(mut owner) = self.try_lock() {
+            owner.armed = false;
             self.run_jobs(&mut owner);
-            self.after(&mut owner, false);
+            owner.settle_or_fail();
             self.let_go(owner);
         }
     }
@@ -249,6 +238,7 @@ impl<L: Link> Connection<L> {
 impl<L: Link> Conn for Connection<L> {
     fn open(&self, request: &OpenRequest<'_>) -> Arc<Cell> {
         if let Some(mut owner) = self.try_lock() {
+            owner.armed = false;
             self.run_jobs(&mut owner);
             let cell = owner.calls.take_cell();
             match &owner.dead {
@@ -265,7 +255,9 @@ impl<L: Link> Conn for Connection<L> {
                             cell.put_end(End::Failed(never_sent(&status)));
                         }
                     }
-                    self.after(&mut owner, false);
+                    if !self.may_wait(&owner, false) {
+                        owner.settle_or_fail();
+                    }
                 }
             }
             self.let_go(owner);
@@ -358,11 +350,8 @@ impl<L: Link> Conn for Connection<L> {
     }
 
     fn flush(&self) {
-        if let Some(mut owner) = self.try_lock() {
-            if owner.dead.is_none() {
-                self.after(&mut owner, false);
-            }
-            self.let_go(owner);
+        if CORKED.get() != self.address() {
+            self.with_owner(Owner::settle_or_fail);
         }
     }
 
@@ -370,12 +359,10 @@ impl<L: Link> Conn for Connection<L> {
         if !self.progress.polls() {
             return;
         }
-        // Alone on the connection, the caller may as well wait here: nobody else's answer is
-        // held up, and the hand-off to another task and back is saved.
         for _ in 0..HELP_PASSES {
             let alone = self.with_owner(|owner| {
                 owner.pass(now(), &mut |_, _| None);
-                owner.session.open_streams() == 1
+                owner.may_wait_here()
             });
             if alone != Some(true) || cell.has_news() {
                 return;
@@ -386,9 +373,6 @@ impl<L: Link> Conn for Connection<L> {
 
     fn go_away(&self, reason: &str) {
         self.leave(Job::GoAway { reason: reason.to_owned() });
-        if let Some(Some(waker)) = self.with_owner(|owner| owner.sleeper.take()) {
-            waker.wake();
-        }
     }
 
     fn window_bytes(&self) -> u64 {

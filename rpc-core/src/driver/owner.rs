@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::task::Waker;
+use std::task::{Context, Waker};
 use std::time::Instant;
 
 use super::cell::{Body, Cell, End};
@@ -17,6 +17,9 @@ use crate::status::{Code, RequestSeen, Status};
 
 /// Frames a pass takes before it sees to the other side: keeps one pass short.
 const FRAMES_PER_PASS: usize = 128;
+
+/// Of so many looks in place, the first two let others run instead.
+const LONELY_LOOKS: u32 = 8192;
 
 /// Used cells kept for the next calls.
 const SPARE_CELLS: usize = 256;
@@ -50,6 +53,10 @@ pub(super) struct Owner<L> {
     pub(super) dead: Option<Status>,
     /// The task that moves the connection along, while it sleeps.
     pub(super) sleeper: Option<Waker>,
+    /// Nobody has touched the link since the sleeper armed it.
+    pub(super) armed: bool,
+    /// Looks in a row at which a waiting caller was alone on the connection.
+    lonely: u32,
     /// When the sleeping task wakes by itself.
     pub(super) alarm: Option<Instant>,
 }
@@ -73,7 +80,16 @@ pub(super) struct Calls {
 impl<L: Link> Owner<L> {
     pub(super) fn new(session: Session, link: L) -> Owner<L> {
         let calls = Calls::default();
-        Owner { session, link, calls, dead: None, sleeper: None, alarm: None }
+        Owner {
+            session,
+            link,
+            calls,
+            dead: None,
+            sleeper: None,
+            armed: false,
+            lonely: 0,
+            alarm: None,
+        }
     }
 
     /// One pass: receive, timers, transmit, flush. Whether anything happened.
@@ -106,8 +122,8 @@ impl<L: Link> Owner<L> {
         }
         if self.session.poll_timeout().is_some_and(|due| due <= now) {
             busy = true;
-            while let Some(id) = self.session.handle_timeout(now)? {
-                self.calls.expire(id);
+            while let Some((id, seen)) = self.session.handle_timeout(now)? {
+                self.calls.expire(id, seen);
             }
         }
         busy |= self.calls.pulls.start(&mut self.session, &mut self.link)?;
@@ -170,6 +186,51 @@ impl<L: Link> Owner<L> {
         self.link.flush()
     }
 
+    /// [`Owner::settle`]; an error ends the connection.
+    pub(super) fn settle_or_fail(&mut self) {
+        if self.dead.is_none()
+            && let Err(error) = self.settle()
+        {
+            self.fail(Failure::Link(error));
+        }
+    }
+
+    /// Whether a caller that waits may do so in place. Alone on the connection it may: nobody
+    /// else's answer is held up, and the hand-off to the driver's task and back is saved. But a
+    /// caller that never lets others run is always alone, so now and then it has to let them.
+    pub(super) fn may_wait_here(&mut self) -> bool {
+        if self.session.open_streams() != 1 {
+            self.lonely = 0;
+            return false;
+        }
+        self.lonely = self.lonely.wrapping_add(1);
+        self.lonely % LONELY_LOOKS >= 2
+    }
+
+    /// Before the lock is let go: the task that sleeps must still be woken by what comes. Using
+    /// a link disarms it, so it is armed again in the sleeper's name; and the sleeper is woken if
+    /// there is something for it already, if it has to wake earlier, or if it is all over.
+    pub(super) fn look_after_sleeper(&mut self) {
+        if self.armed {
+            return;
+        }
+        let Some(sleeper) = &self.sleeper else { return };
+        let drained = self.session.is_going_away() && self.session.open_streams() == 0;
+        let early = self
+            .session
+            .poll_timeout()
+            .is_some_and(|due| self.alarm.is_none_or(|alarm| due < alarm));
+        let awake = self.dead.is_some()
+            || drained
+            || early
+            || !self.calls.arrivals.is_empty()
+            || self.link.poll_ready(&mut Context::from_waker(sleeper)).is_ready();
+        if awake && let Some(sleeper) = self.sleeper.take() {
+            sleeper.wake();
+        }
+        self.armed = !awake;
+    }
+
     // ---- what calls ask for ----
 
     pub(super) fn open(
@@ -182,7 +243,12 @@ impl<L: Link> Owner<L> {
             return Ok(());
         }
         match self.session.open(&mut self.link, request)? {
-            Opened::Stream(id) => self.calls.opened(id, cell, request),
+            Opened::Stream(id) => {
+                self.calls.opened(id, cell, request);
+                if self.session.open_streams() > 1 {
+                    self.lonely = 0;
+                }
+            }
             Opened::NoSlot => self.calls.waiting.push_back(OwnedOpen::new(cell, request)),
             refused => cell.put_end(End::Failed(refusal(refused, request))),
         }
@@ -426,9 +492,10 @@ impl Calls {
         }
     }
 
-    fn expire(&mut self, id: StreamId) {
-        let status = Status::deadline_exceeded("the call's deadline passed")
-            .with_request_seen(RequestSeen::MayHaveRun);
+    fn expire(&mut self, id: StreamId, seen: bool) {
+        let seen = if seen { RequestSeen::MayHaveRun } else { RequestSeen::NeverSent };
+        let status =
+            Status::deadline_exceeded("the call's deadline passed").with_request_seen(seen);
         self.end(id, End::Failed(status));
     }
 

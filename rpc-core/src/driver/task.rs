@@ -19,6 +19,9 @@ const PASSES_PER_TURN: usize = 32;
 /// only saves re-arming a timer for the first call after a pause.
 const IDLE_ALARM: Duration = Duration::from_secs(10);
 
+/// How often a connection that never sleeps looks whether its peer is alive.
+const LIFE_LOOK: Duration = Duration::from_millis(10);
+
 /// How long an orderly close may take before the link is dropped as it is.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -75,6 +78,7 @@ pub(crate) struct Driver<L: Link, A> {
     batch: Vec<Arrival>,
     alarm: Pin<Box<tokio::time::Sleep>>,
     last_news: Instant,
+    last_look: Instant,
     closing: bool,
     client: bool,
 }
@@ -98,6 +102,7 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
             batch: Vec::new(),
             alarm: Box::pin(tokio::time::sleep(IDLE_ALARM)),
             last_news: now,
+            last_look: now,
             closing: false,
         }
     }
@@ -107,6 +112,7 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
         let now = now();
         let Driver { connection, arrivals, batch, .. } = self;
         let mut turn = connection.with_owner(|owner| {
+            owner.sleeper = None;
             let busy = owner.pass(now, &mut |method, path| arrivals.bind(method, path));
             std::mem::swap(batch, &mut owner.calls.arrivals);
             if let Some(status) = &owner.dead {
@@ -148,6 +154,8 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
     fn poll_sleep(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let alarm = &mut self.alarm;
         let armed = self.connection.with_owner(|owner| {
+            // Calls rely on us to flush what they committed while we were awake.
+            owner.settle_or_fail();
             if owner.dead.is_some() {
                 return Poll::Ready(());
             }
@@ -173,12 +181,33 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
                 Some(waker) if waker.will_wake(cx.waker()) => {}
                 _ => owner.sleeper = Some(cx.waker().clone()),
             }
+            owner.armed = true;
             Poll::Pending
         });
         match armed {
             Some(poll) => poll,
             None => Poll::Ready(()),
         }
+    }
+
+    /// A connection that is polled without end still has to learn that the peer's process is
+    /// gone: arming looks at the signs of life, now and then.
+    fn look_at_life(&mut self, cx: &mut Context<'_>) {
+        if self.connection.progress().mode != ProgressMode::Busy {
+            return;
+        }
+        let now = now();
+        if now.duration_since(self.last_look) < LIFE_LOOK {
+            return;
+        }
+        self.last_look = now;
+        self.connection.with_owner(|owner| {
+            if owner.dead.is_none()
+                && let Poll::Ready(Err(error)) = owner.link.poll_ready(cx)
+            {
+                owner.fail(Failure::Link(error));
+            }
+        });
     }
 
     /// Closes the link in order, within a bounded time.
@@ -246,6 +275,7 @@ impl<L: Link, A: Arrivals> Future for Driver<L, A> {
                 }
             }
         }
+        this.look_at_life(cx);
         // Unlike waking ourselves, this lets the runtime look at its sockets and run whatever
         // waits, the future given to `block_on` included, before we go on.
         std::pin::pin!(tokio::task::yield_now()).poll(cx).map(|()| Ended::Drained)

@@ -16,10 +16,11 @@ pub enum Role {
 /// Limits of one connection. Every one of them bounds memory a peer can make us hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SessionConfig {
-    /// Streams the peer may have open at once (server). At least 1.
+    /// Streams the peer may have open at once (server). 1 to 1,048,576. A client that has not
+    /// heard of a limit below 128 yet may open more; they are refused and can be tried again.
     pub max_streams: u32,
     /// How far a peer may run ahead of the reader of one stream, in bytes. At least 64 KiB,
-    /// which is what a peer assumes before it has heard from us.
+    /// which is what a peer assumes before it has heard from us, and at most 1 TiB.
     pub window_bytes: u64,
     /// The longest message accepted where a stream has no limit of its own, in bytes.
     pub max_message_bytes: usize,
@@ -45,11 +46,18 @@ impl Default for SessionConfig {
     }
 }
 
+/// The most streams a server can be told to allow: a slot's number alone makes it allocate the
+/// slots below.
+const MOST_STREAMS: u32 = 1 << 20;
+
+/// The largest window: positions must never come near the end of their 64 bits.
+const LARGEST_WINDOW_BYTES: u64 = 1 << 40;
+
 impl SessionConfig {
-    /// The same limits, each raised to the least this protocol can work with.
+    /// The same limits, each brought to what this protocol can work with.
     pub(super) fn clamped(mut self) -> SessionConfig {
-        self.max_streams = self.max_streams.max(1);
-        self.window_bytes = self.window_bytes.max(INITIAL_WINDOW_BYTES);
+        self.max_streams = self.max_streams.clamp(1, MOST_STREAMS);
+        self.window_bytes = self.window_bytes.clamp(INITIAL_WINDOW_BYTES, LARGEST_WINDOW_BYTES);
         self
     }
 }

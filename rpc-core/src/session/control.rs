@@ -1,8 +1,10 @@
 //! Frames about the connection, and the small ones about streams, that wait for room.
 //!
-//! The queue is bounded by what it holds: one SETTINGS, one GOAWAY, one PING, a few PONGs, and
-//! for each stream at most one WINDOW, one RESET and one final frame; METHOD frames by the number
-//! of methods; BULK_DONE by the pulls that were under way.
+//! The queue is bounded by what it holds: one SETTINGS, at most two GOAWAYs, one PING, a few
+//! PONGs, and for each slot at most two WINDOWs (one of them of its last tenant, and skipped), one
+//! BULK and one RESET or final frame, because a slot is taken until its final frame has gone;
+//! METHODs by the number of methods; BULK_DONEs by
+//! [`MAX_UNANSWERED_BULKS`](crate::wire::MAX_UNANSWERED_BULKS).
 
 use super::stream::State;
 use super::{Role, Session};
@@ -34,6 +36,12 @@ pub(super) enum Control {
     Long(Box<[u8]>),
     /// The window of a stream, as it stands when there is room.
     Window(u32),
+    /// PING.
+    Ping(Header),
+    /// Answers a BULK.
+    BulkDone(Box<[u8]>),
+    /// Server: the final frame of a slot, which is free once the frame has gone.
+    Final(u32, Box<[u8]>),
 }
 
 /// A whole frame on the heap.
@@ -92,8 +100,11 @@ impl Session {
     }
 
     pub(super) fn queue_ping(&mut self) {
-        self.control
-            .push_back(Control::Short(Header::new(Kind::Ping, 0).wide(self.frames_received)));
+        if !self.ping_queued {
+            self.ping_queued = true;
+            let header = Header::new(Kind::Ping, 0).wide(self.frames_received);
+            self.control.push_back(Control::Ping(header));
+        }
     }
 
     pub(super) fn queue_pong(&mut self, number: u64) {
@@ -105,15 +116,31 @@ impl Session {
     /// there will be none.
     pub fn bulk_done(&mut self, descriptor: &BulkDescriptor) {
         let bytes = frame(Header::new(Kind::BulkDone, 0), &[descriptor.as_bytes()]);
-        self.control.push_back(Control::Long(bytes));
+        self.control.push_back(Control::BulkDone(bytes));
     }
 
     /// Server: the stream's final frame, at our own word, with no metadata. The stream is over.
     pub(super) fn end_with(&mut self, slot: u32, code: u16, text: &str) {
         let text = cut(text, MAX_TEXT_BYTES);
         let header = Header::new(Kind::Trailers, slot + 1).code(code).numbers(0, text.len() as u32);
-        self.control.push_back(Control::Long(frame(header, &[text.as_bytes()])));
-        self.close(slot);
+        self.queue_final(slot, frame(header, &[text.as_bytes()]));
+    }
+
+    /// Server: refuses a stream that no handler has seen.
+    pub(super) fn refuse_unseen(&mut self, slot: u32, code: u16, text: &str) {
+        let header = Header::new(Kind::Reset, slot + 1).code(code);
+        self.queue_final(slot, frame(header, &[text.as_bytes()]));
+    }
+
+    /// Server: the stream is over for this side at once, and its slot is free when the frame has
+    /// gone: a client that used it earlier could make us queue frames without end.
+    pub(super) fn queue_final(&mut self, slot: u32, bytes: Box<[u8]>) {
+        self.forget_work(slot);
+        let stream = &mut self.streams[slot as usize];
+        debug_assert_eq!(stream.state, State::Open);
+        stream.state = State::Draining;
+        stream.generation = stream.generation.wrapping_add(1);
+        self.control.push_back(Control::Final(slot, bytes));
     }
 
     /// Queues a WINDOW when the sender has used up half of what it had, or is about to stop.
@@ -138,8 +165,12 @@ impl Session {
     ) -> Result<bool, LinkError> {
         while let Some(control) = self.control.front() {
             let sent = match control {
-                Control::Short(header) | Control::Pong(header) => put(sink, &header.to_bytes())?,
-                Control::Long(bytes) => put(sink, bytes)?,
+                Control::Short(header) | Control::Ping(header) | Control::Pong(header) => {
+                    put(sink, &header.to_bytes())?
+                }
+                Control::Long(bytes) | Control::BulkDone(bytes) | Control::Final(_, bytes) => {
+                    put(sink, bytes)?
+                }
                 Control::Window(slot) => {
                     let limit = self.streams[*slot as usize].credited + self.config.window_bytes;
                     let stream = &self.streams[*slot as usize];
@@ -158,8 +189,13 @@ impl Session {
                         stream.advertised = stream.credited + self.config.window_bytes;
                     }
                 }
+                Some(Control::Ping(_)) => self.ping_queued = false,
                 Some(Control::Pong(_)) => self.pongs_queued -= 1,
-                _ => {}
+                Some(Control::BulkDone(_)) => {
+                    self.bulks_owed = self.bulks_owed.saturating_sub(1);
+                }
+                Some(Control::Final(slot, _)) => self.close(slot),
+                Some(Control::Short(_) | Control::Long(_)) | None => {}
             }
         }
         Ok(true)

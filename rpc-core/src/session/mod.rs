@@ -17,7 +17,7 @@
 //!
 //! A client picks a free slot for each stream, and the slot's number plus one is the stream's
 //! number on the wire, so that both ends find a stream by indexing an array. A slot is free again
-//! when the server has had its last word: **a server sends exactly one final frame per stream**
+//! when the server's last word has gone: **a server sends exactly one final frame per stream**
 //! (RESPONSE, TRAILERS or RESET), whatever happened. A client that gives up sends RESET and keeps
 //! the slot until that final frame. Since frames stay in order, whatever the client still sent
 //! for the old stream arrives before the REQUEST that uses the slot again; a server ignores
@@ -30,6 +30,8 @@ mod event;
 mod receive;
 mod send;
 mod stream;
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -81,6 +83,9 @@ pub struct Session {
     deadlines: Deadlines,
     buffered_bytes: u64,
 
+    /// Streams whose message waits for a bulk buffer: they do not stop the others.
+    without_buffer: VecDeque<u32>,
+
     control: VecDeque<Control>,
     peer_max_streams: u32,
     peer_window_bytes: u64,
@@ -97,9 +102,19 @@ pub struct Session {
     /// No new streams: we said GOAWAY (server) or the peer did (client).
     going_away: bool,
 
+    /// We said GOAWAY with a code: the connection's last.
+    failed: bool,
+
     last_heard: Instant,
     ping_sent: Option<Instant>,
+    /// A stream has opened on a connection that had none: its clock starts when it is looked at.
+    keepalive_fresh: bool,
+    ping_queued: bool,
     pongs_queued: u32,
+    /// BULKs of ours the peer has not answered.
+    bulks_out: u32,
+    /// BULKs of the peer whose answer has not gone.
+    bulks_owed: u32,
 }
 
 impl Session {
@@ -114,6 +129,7 @@ impl Session {
             free: Vec::new(),
             open: 0,
             serving: VecDeque::new(),
+            without_buffer: VecDeque::new(),
             writable: Vec::new(),
             deadlines: Deadlines::default(),
             buffered_bytes: 0,
@@ -126,9 +142,14 @@ impl Session {
             method_limits: Vec::new(),
             requests: 0,
             going_away: false,
+            failed: false,
             last_heard: now,
             ping_sent: None,
+            keepalive_fresh: false,
+            ping_queued: false,
             pongs_queued: 0,
+            bulks_out: 0,
+            bulks_owed: 0,
         };
         session.queue_settings();
         session
@@ -180,11 +201,12 @@ impl Session {
     /// The reader of a stream has taken everything up to `position`. Returns whether the peer has
     /// to be told, so that the caller can see to a [`Session::transmit`].
     pub fn consumed(&mut self, id: StreamId, position: u64) -> bool {
+        let window_bytes = self.config.window_bytes;
         let Some(stream) = self.get_mut(id) else { return false };
         let position = position.clamp(stream.consumed, stream.receive_position);
         let freed = position - stream.consumed;
         stream.consumed = position;
-        stream.credit();
+        stream.credit(window_bytes);
         self.buffered_bytes -= freed;
         self.queue_window(id.slot)
     }
@@ -198,19 +220,23 @@ impl Session {
         }
     }
 
-    /// Takes one stream whose deadline has passed; call until it gives `None`. The stream is over
-    /// for the caller: a client has queued RESET, a server its TRAILERS, both with
-    /// DEADLINE_EXCEEDED.
-    pub fn handle_timeout(&mut self, now: Instant) -> Result<Option<StreamId>, SessionError> {
+    /// Takes one stream whose deadline has passed, and whether the peer can have seen it; call
+    /// until it gives `None`. The stream is over for the caller: a client has queued RESET, a
+    /// server its TRAILERS, both with DEADLINE_EXCEEDED.
+    pub fn handle_timeout(
+        &mut self,
+        now: Instant,
+    ) -> Result<Option<(StreamId, bool)>, SessionError> {
         if let Some(slot) = self.deadlines.pop_expired(now) {
             let id = self.id(slot);
+            let seen = self.role == Role::Server || self.was_sent(id);
             match self.role {
                 Role::Client => self.give_up(slot, DEADLINE_EXCEEDED),
                 Role::Server => {
                     self.end_with(slot, DEADLINE_EXCEEDED, "deadline passed at the server");
                 }
             }
-            return Ok(Some(id));
+            return Ok(Some((id, seen)));
         }
         self.check_keepalive(now)?;
         Ok(None)
@@ -221,14 +247,18 @@ impl Session {
     pub fn note_heard(&mut self, now: Instant) {
         self.last_heard = now;
         self.ping_sent = None;
+        self.keepalive_fresh = false;
     }
 
-    /// Server: accept no more streams and say so. Streams that are open go on.
+    /// Open no more streams, accept no more, and say so. Streams that are open go on. A code
+    /// other than 0 says that the connection has failed; it can follow an orderly GOAWAY once.
     pub fn go_away(&mut self, code: u16, reason: &str) {
-        if !self.going_away {
-            self.going_away = true;
-            self.queue_go_away(code, reason);
+        if self.failed || (self.going_away && code == 0) {
+            return;
         }
+        self.going_away = true;
+        self.failed = code != 0;
+        self.queue_go_away(code, reason);
     }
 
     /// A stream whose sender was told [`Sending::Queued`] and may go on now.
@@ -258,6 +288,7 @@ impl Session {
         let (send_limit, advertised) = (self.peer_window_bytes, self.config.window_bytes);
         let stream = &mut self.streams[slot as usize];
         stream.begin(send_limit, advertised, max_message_bytes);
+        self.keepalive_fresh |= self.open == 0;
         self.open += 1;
         self.id(slot)
     }
@@ -272,7 +303,7 @@ impl Session {
         stream.state = State::Idle;
         stream.generation = stream.generation.wrapping_add(u32::from(open));
         self.open -= 1;
-        if self.role == Role::Client {
+        if self.role == Role::Client && slot < self.peer_max_streams {
             self.free.push(slot);
         }
     }
@@ -306,14 +337,20 @@ impl Session {
         if self.open == 0 || self.config.keepalive_interval == Duration::ZERO {
             return None;
         }
-        Some(match self.ping_sent {
-            Some(sent) => sent + self.config.keepalive_timeout,
-            None => self.last_heard + self.config.keepalive_interval,
-        })
+        // A time beyond what `Instant` can hold is never.
+        match self.ping_sent {
+            Some(sent) => sent.checked_add(self.config.keepalive_timeout),
+            None => self.last_heard.checked_add(self.config.keepalive_interval),
+        }
     }
 
     fn check_keepalive(&mut self, now: Instant) -> Result<(), SessionError> {
         if self.keepalive_due().is_none_or(|due| due > now) {
+            return Ok(());
+        }
+        if std::mem::take(&mut self.keepalive_fresh) {
+            // Silence while there was nothing to say is no sign of death.
+            self.note_heard(now);
             return Ok(());
         }
         match self.ping_sent {

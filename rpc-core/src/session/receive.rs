@@ -11,8 +11,9 @@ use super::stream::{Partial, State};
 use super::{CANCELLED, RESOURCE_EXHAUSTED, Role, Session, StreamId, UNAVAILABLE};
 use crate::link::BulkDescriptor;
 use crate::wire::{
-    HEADER_BYTES, Header, INITIAL_WINDOW_BYTES, Kind, MAX_METHODS, MAX_PATH_BYTES,
-    MESSAGE_OVERHEAD_BYTES, SKIPPABLE, WireError, flag, split,
+    HEADER_BYTES, Header, INITIAL_MAX_STREAMS, INITIAL_WINDOW_BYTES, Kind, MAX_METHODS,
+    MAX_PATH_BYTES, MAX_UNANSWERED_BULKS, MESSAGE_OVERHEAD_BYTES, SKIPPABLE, WireError, flag,
+    split,
 };
 
 /// The first allocation for a message that comes in pieces, in bytes: more follows as pieces
@@ -98,7 +99,14 @@ impl Session {
             (Role::Client, Kind::Trailers) => self.on_trailers(header, body),
             (Role::Client, Kind::Headers) => self.on_headers(header, body),
             (_, Kind::Bulk) => self.on_bulk(header, body),
-            (_, Kind::BulkDone) => Ok(Event::BulkReleased { descriptor: descriptor(body)? }),
+            (_, Kind::BulkDone) => {
+                let descriptor = descriptor(body)?;
+                if self.bulks_out == 0 {
+                    return Err(WireError::new(0, "BULK_DONE without a BULK"));
+                }
+                self.bulks_out -= 1;
+                Ok(Event::BulkReleased { descriptor })
+            }
             (_, Kind::Reset) => self.on_reset(header, body),
             (Role::Server, Kind::Method) => self.on_method(header, body),
             (_, Kind::Ping) => {
@@ -149,6 +157,8 @@ impl Session {
                 _ => {}
             }
         }
+        let max_streams = self.peer_max_streams;
+        self.free.retain(|slot| *slot < max_streams);
         for slot in 0..self.streams.len() as u32 {
             self.raise_limit(slot, self.peer_window_bytes);
         }
@@ -201,6 +211,12 @@ impl Session {
             return Ok(Event::None);
         }
         self.requests += 1;
+        if slot >= self.config.max_streams {
+            // The client had not heard of our limit, or does not keep to it.
+            self.begin(slot, 0);
+            self.refuse_unseen(slot, UNAVAILABLE, "more streams than the server allows");
+            return Ok(Event::None);
+        }
         let limit =
             self.method_limits[usize::from(header.code)].unwrap_or(self.config.max_message_bytes);
         let stream = self.begin(slot, limit);
@@ -249,20 +265,27 @@ impl Session {
     fn on_bulk<'a>(&mut self, header: Header, body: &'a [u8]) -> Result<Event<'a>, WireError> {
         let descriptor = descriptor(body)?;
         let len = header.b as usize;
+        if self.bulks_owed >= MAX_UNANSWERED_BULKS {
+            return Err(WireError::new(0, "more BULKs than may be unanswered"));
+        }
+        self.bulks_owed += 1;
         let Some(stream) = self.receiving(header)? else {
             self.bulk_done(&descriptor);
             return Ok(Event::None);
         };
         let max_buffered = self.config.max_buffered_bytes;
+        let client = self.role == Role::Client;
         let slot = &mut self.streams[stream.slot()];
         if slot.partial.is_some() {
             return Err(WireError::new(0, "BULK inside another message"));
         }
         check_may_send(slot)?;
+        slot.headers_over |= client;
+        let cost = len as u64 + MESSAGE_OVERHEAD_BYTES;
         let refusal = if len > slot.max_message_bytes {
             let limit_bytes = slot.max_message_bytes;
             Some(Refusal::MessageTooLong { bytes: len as u64, limit_bytes })
-        } else if self.buffered_bytes + len as u64 > max_buffered {
+        } else if self.buffered_bytes + cost > max_buffered {
             Some(Refusal::TooMuchBuffered { limit_bytes: max_buffered })
         } else {
             None
@@ -271,7 +294,6 @@ impl Session {
             self.bulk_done(&descriptor);
             return Ok(self.refuse(stream, why));
         }
-        let cost = len as u64 + MESSAGE_OVERHEAD_BYTES;
         slot.receive_position += cost;
         let position = slot.receive_position;
         self.buffered_bytes += cost;
@@ -284,6 +306,9 @@ impl Session {
             split(body, header.a as usize, HEADER_BYTES, "the frame ends inside its metadata")?;
         expect_end(rest, HEADER_BYTES + metadata.len())?;
         let Some(stream) = self.receiving(header)? else { return Ok(Event::None) };
+        if std::mem::replace(&mut self.streams[stream.slot()].headers_over, true) {
+            return Err(WireError::new(0, "HEADERS twice, or after a message"));
+        }
         Ok(Event::Headers { stream, metadata })
     }
 
@@ -299,7 +324,10 @@ impl Session {
         let at = at + metadata.len();
         let (trailers, body) =
             split(body, header.b as usize, at, "the frame ends inside its trailers")?;
-        let Some(stream) = self.ending(header)? else { return Ok(Event::None) };
+        let Some(stream) = self.ending(header, true)? else { return Ok(Event::None) };
+        if self.streams[stream.slot()].headers_over {
+            return Err(WireError::new(0, "RESPONSE after HEADERS or a message"));
+        }
         let limit_bytes = self.streams[stream.slot()].max_message_bytes;
         self.close(stream.slot);
         if body.len() > limit_bytes {
@@ -317,7 +345,7 @@ impl Session {
         let (message, details) =
             split(body, header.b as usize, at, "the frame ends inside its status message")?;
         let message = text(message, at, "the status message is not UTF-8")?;
-        let Some(stream) = self.ending(header)? else { return Ok(Event::None) };
+        let Some(stream) = self.ending(header, header.code == 0)? else { return Ok(Event::None) };
         self.close(stream.slot);
         let finish = Finish { code: header.code, message, metadata, details, refused: false };
         Ok(Event::Finished { stream, finish })
@@ -327,7 +355,7 @@ impl Session {
         let message = text(body, HEADER_BYTES, "the reset's text is not UTF-8")?;
         match self.role {
             Role::Client => {
-                let Some(stream) = self.ending(header)? else { return Ok(Event::None) };
+                let Some(stream) = self.ending(header, false)? else { return Ok(Event::None) };
                 self.close(stream.slot);
                 let code = if header.code == 0 { UNAVAILABLE } else { header.code };
                 let finish = Finish { code, message, metadata: &[], details: &[], refused: true };
@@ -335,7 +363,7 @@ impl Session {
             }
             Role::Server => {
                 let slot = self.wire_slot(header)?;
-                if self.streams.get(slot as usize).is_none_or(|s| s.state == State::Idle) {
+                if self.streams.get(slot as usize).is_none_or(|s| s.state != State::Open) {
                     return Ok(Event::None);
                 }
                 let stream = self.id(slot);
@@ -377,8 +405,11 @@ impl Session {
     fn take<'a>(&mut self, slot: u32, piece: Piece<'a>) -> Result<Taken<'a>, WireError> {
         let Piece { payload, total, more } = piece;
         let max_buffered = self.config.max_buffered_bytes;
+        let window_bytes = self.config.window_bytes;
+        let client = self.role == Role::Client;
         let stream = &mut self.streams[slot as usize];
         check_may_send(stream)?;
+        stream.headers_over |= client;
         let len = payload.as_slice().len();
         let first = stream.partial.is_none();
         if first && total > stream.max_message_bytes {
@@ -419,7 +450,7 @@ impl Session {
         }
         partial.bytes.extend_from_slice(payload.as_slice());
         if more {
-            stream.credit();
+            stream.credit(window_bytes);
             self.queue_window(slot);
             return Ok(Taken::Part);
         }
@@ -453,7 +484,8 @@ impl Session {
 
     fn wire_slot(&self, header: Header) -> Result<u32, WireError> {
         let most = match self.role {
-            Role::Server => self.config.max_streams,
+            // A client may not know our limit yet.
+            Role::Server => self.config.max_streams.max(INITIAL_MAX_STREAMS),
             Role::Client => self.streams.len() as u32,
         };
         match header.stream.checked_sub(1) {
@@ -483,10 +515,11 @@ impl Session {
     }
 
     /// Client: the stream that a final frame ends, or `None` if we had given it up: its slot is
-    /// free now.
-    fn ending(&mut self, header: Header) -> Result<Option<StreamId>, WireError> {
+    /// free now. A server that ends a stream badly may do so in the middle of a message (`whole`
+    /// is then false).
+    fn ending(&mut self, header: Header, whole: bool) -> Result<Option<StreamId>, WireError> {
         if let Some(stream) = self.receiving(header)? {
-            if self.streams[stream.slot()].partial.is_some() {
+            if whole && self.streams[stream.slot()].partial.is_some() {
                 return Err(WireError::new(0, "the stream ends inside a message"));
             }
             return Ok(Some(stream));

@@ -3,7 +3,9 @@
 //!
 //! The straight way costs one `reserve`, one encode and one `commit`. What cannot go at once is
 //! encoded once into memory of its own and served in turn, a frame per stream and turn, so that a
-//! long message does not stop the others.
+//! long message does not stop the others; nor does one that waits for a bulk buffer. While anything
+//! waits for room nobody goes straight, because small frames could take the room a long one waits
+//! for again and again.
 
 use std::time::{Duration, Instant};
 
@@ -11,10 +13,12 @@ use bytes::{Bytes, BytesMut};
 
 use super::control::{Control, MAX_TEXT_BYTES, cut, frame, put};
 use super::stream::{PendingMessage, State, Stream};
-use super::{Session, StreamId};
+use super::{RESOURCE_EXHAUSTED, Role, Session, StreamId};
 use crate::link::{FrameSink, LinkError};
 use crate::metadata::{MAX_METADATA_BYTES, MetadataMap};
-use crate::wire::{HEADER_BYTES, Header, Kind, MAX_METHODS, MESSAGE_OVERHEAD_BYTES, flag};
+use crate::wire::{
+    HEADER_BYTES, Header, Kind, MAX_METHODS, MAX_UNANSWERED_BULKS, MESSAGE_OVERHEAD_BYTES, flag,
+};
 
 /// A message that can write itself.
 pub trait Encode: Sync {
@@ -143,7 +147,7 @@ impl Session {
         method: u16,
         request: &NewStream<'_>,
     ) -> Result<bool, LinkError> {
-        if !self.control.is_empty() {
+        if !self.may_go_straight() {
             return Ok(false);
         }
         let message_len = request.message.map_or(0, |message| message.encoded_len());
@@ -204,6 +208,7 @@ impl Session {
         message: &dyn Encode,
         end: bool,
     ) -> Result<Sending, LinkError> {
+        let server = self.role == Role::Server;
         let Some(stream) = self.get_mut(id) else { return Ok(Sending::Closed) };
         if stream.send_closed {
             return Ok(Sending::Closed);
@@ -214,6 +219,7 @@ impl Session {
         }
         let straight = !stream.has_queue() && stream.send_position < stream.send_limit;
         stream.send_closed = end;
+        stream.headers_over |= server;
         if straight && self.send_whole_message(sink, id.slot, message, end)? {
             return Ok(Sending::Sent);
         }
@@ -238,10 +244,13 @@ impl Session {
         end: bool,
     ) -> Result<bool, LinkError> {
         let len = message.encoded_len();
-        if !self.control.is_empty() {
+        if !self.may_go_straight() {
             return Ok(false);
         }
         if self.is_bulk(len) {
+            if !self.without_buffer.is_empty() {
+                return Ok(false);
+            }
             return self.send_bulk(sink, slot, len, end, |room| message.encode(room));
         }
         if HEADER_BYTES + len > self.link.max_frame_bytes {
@@ -268,9 +277,13 @@ impl Session {
         end: bool,
         fill: impl FnOnce(&mut [u8]),
     ) -> Result<bool, LinkError> {
+        if self.bulks_out >= MAX_UNANSWERED_BULKS {
+            return Ok(false);
+        }
         let Some(buffer) = sink.bulk_reserve(len)? else { return Ok(false) };
         fill(buffer);
         let descriptor = sink.bulk_commit();
+        self.bulks_out += 1;
         let stream = &mut self.streams[slot as usize];
         stream.send_position += len as u64 + MESSAGE_OVERHEAD_BYTES;
         let bytes = bulk_frame(slot, len, end, descriptor.as_bytes());
@@ -306,8 +319,8 @@ impl Session {
         Ok(())
     }
 
-    /// Server: initial metadata. Metadata that does not fit a frame is cut off and its length
-    /// given back.
+    /// Server: initial metadata, once and before any message; later it is left out. Metadata that
+    /// does not fit a frame is cut off and its length given back.
     pub fn send_headers<S: FrameSink>(
         &mut self,
         sink: &mut S,
@@ -317,6 +330,10 @@ impl Session {
         let limit = self.link.max_frame_bytes - HEADER_BYTES;
         let control_empty = self.control.is_empty();
         let Some(stream) = self.get_mut(id) else { return Ok(None) };
+        if stream.headers_over || stream.send_closed {
+            return Ok(None);
+        }
+        stream.headers_over = true;
         let full_len = metadata.encoded_len();
         let fits = block_len(metadata).is_some_and(|len| len <= limit);
         let len = if fits { full_len } else { 0 };
@@ -348,7 +365,8 @@ impl Session {
         let (metadata_len, trailers_len) = (metadata.encoded_len(), trailers.encoded_len());
         let frame_len = HEADER_BYTES + metadata_len + trailers_len + len;
         let straight = !stream.has_queue()
-            && self.control.is_empty()
+            && !stream.headers_over
+            && self.may_go_straight()
             && !self.is_bulk(len)
             && block_len(metadata).is_some()
             && block_len(trailers).is_some()
@@ -370,7 +388,7 @@ impl Session {
             && let Some(bytes) = self.send_headers(sink, id, metadata)?
         {
             let text = format!("response metadata of {bytes} bytes does not fit a frame");
-            return self.finish(sink, id, super::RESOURCE_EXHAUSTED, &text, trailers, &[]);
+            return self.finish(sink, id, RESOURCE_EXHAUSTED, &text, trailers, &[]);
         }
         self.send_message(sink, id, message, false)?;
         self.finish(sink, id, 0, "", trailers, &[])
@@ -397,8 +415,7 @@ impl Session {
             return Ok(());
         }
         if !queued {
-            self.control.push_back(Control::Long(bytes));
-            self.close(id.slot);
+            self.queue_final(id.slot, bytes);
             return Ok(());
         }
         // The handler is done with the stream, and its deadline with it; the slot lives on until
@@ -422,6 +439,10 @@ impl Session {
 
     // ---- what waits ----
 
+    fn may_go_straight(&self) -> bool {
+        self.control.is_empty() && self.serving.is_empty()
+    }
+
     fn is_bulk(&self, len: usize) -> bool {
         self.link.bulk_threshold_bytes.is_some_and(|threshold| len > threshold)
             && len <= self.link.max_bulk_bytes
@@ -440,16 +461,34 @@ impl Session {
         if !self.transmit_control(sink)? {
             return Ok(());
         }
+        while let Some(slot) = self.without_buffer.pop_back() {
+            self.serving.push_front(slot);
+        }
+        let mut buffers_left = true;
         while let Some(slot) = self.serving.pop_front() {
             self.streams[slot as usize].listed = false;
             if !self.streams[slot as usize].can_serve() {
                 continue;
             }
-            if !self.serve(sink, slot)? {
-                let stream = &mut self.streams[slot as usize];
-                stream.listed = true;
-                self.serving.push_front(slot);
-                return Ok(());
+            let served = if buffers_left || !self.wants_buffer(slot) {
+                self.serve(sink, slot)?
+            } else {
+                Served::NoBuffer
+            };
+            match served {
+                Served::Frame => {}
+                Served::NoRoom => {
+                    self.streams[slot as usize].listed = true;
+                    self.serving.push_front(slot);
+                    return Ok(());
+                }
+                Served::NoBuffer => {
+                    // Who comes later and needs a smaller one does not overtake.
+                    buffers_left = false;
+                    self.streams[slot as usize].listed = true;
+                    self.without_buffer.push_back(slot);
+                    continue;
+                }
             }
             if !self.control.is_empty() && !self.transmit_control(sink)? {
                 self.serve_soon(slot);
@@ -462,16 +501,23 @@ impl Session {
 
     /// Whether anything waits for room (not for window).
     pub fn wants_room(&self) -> bool {
-        !self.control.is_empty() || !self.serving.is_empty()
+        !self.control.is_empty() || !self.serving.is_empty() || !self.without_buffer.is_empty()
     }
 
-    /// One frame of one stream's queue. `false`: no room.
-    fn serve<S: FrameSink>(&mut self, sink: &mut S, slot: u32) -> Result<bool, LinkError> {
+    /// Whether the next thing a stream sends is a message that goes by bulk.
+    fn wants_buffer(&self, slot: u32) -> bool {
+        let Some(queue) = &self.streams[slot as usize].queue else { return false };
+        let message = queue.message.as_ref().filter(|_| queue.head.is_none());
+        message.is_some_and(|message| self.is_bulk(message.bytes.len()))
+    }
+
+    /// One frame of one stream's queue.
+    fn serve<S: FrameSink>(&mut self, sink: &mut S, slot: u32) -> Result<Served, LinkError> {
         let stream = &mut self.streams[slot as usize];
-        let Some(queue) = &mut stream.queue else { return Ok(true) };
+        let Some(queue) = &mut stream.queue else { return Ok(Served::Frame) };
         if let Some(head) = &queue.head {
             if !put(sink, head)? {
-                return Ok(false);
+                return Ok(Served::NoRoom);
             }
             let was_request = head[0] == Kind::Request as u8;
             queue.head = None;
@@ -480,37 +526,41 @@ impl Session {
                 stream.request_number = self.requests;
             }
         } else if queue.message.is_some() {
-            if !self.serve_message(sink, slot)? {
-                return Ok(false);
+            let served = self.serve_message(sink, slot)?;
+            if !matches!(served, Served::Frame) {
+                return Ok(served);
             }
         } else if let Some(finish) = &queue.finish {
             if !put(sink, finish)? {
-                return Ok(false);
+                return Ok(Served::NoRoom);
             }
             let last = finish[0] == Kind::Trailers as u8;
             queue.finish = None;
             if last {
                 self.close(slot);
-                return Ok(true);
+                return Ok(Served::Frame);
             }
         }
         self.announce_writable(slot);
-        Ok(true)
+        Ok(Served::Frame)
     }
 
-    fn serve_message<S: FrameSink>(&mut self, sink: &mut S, slot: u32) -> Result<bool, LinkError> {
+    fn serve_message<S: FrameSink>(
+        &mut self,
+        sink: &mut S,
+        slot: u32,
+    ) -> Result<Served, LinkError> {
         let max_frame_bytes = self.link.max_frame_bytes;
+        let bulk = self.wants_buffer(slot);
         let stream = &mut self.streams[slot as usize];
         let Some(message) = stream.queue.as_mut().and_then(|queue| queue.message.as_mut()) else {
-            return Ok(true);
+            return Ok(Served::Frame);
         };
         let len = message.bytes.len();
-        let bulk = self.link.bulk_threshold_bytes.is_some_and(|threshold| len > threshold)
-            && len <= self.link.max_bulk_bytes;
         if bulk {
             let (bytes, end) = (message.bytes.clone(), message.end);
             if !self.send_bulk(sink, slot, len, end, |room| room.copy_from_slice(&bytes))? {
-                return Ok(false);
+                return Ok(Served::NoBuffer);
             }
         } else {
             let first = message.sent == 0;
@@ -525,18 +575,18 @@ impl Session {
             let header = Header::new(Kind::Message, slot + 1).flags(flags).numbers(0, len as u32);
             let body = message.bytes.slice(message.sent..message.sent + piece);
             if !sink.send_owned(&header.to_bytes(), &body)? {
-                return Ok(false);
+                return Ok(Served::NoRoom);
             }
             message.sent += piece;
             stream.send_position += piece as u64 + if first { MESSAGE_OVERHEAD_BYTES } else { 0 };
             if more {
-                return Ok(true);
+                return Ok(Served::Frame);
             }
         }
         if let Some(queue) = &mut self.streams[slot as usize].queue {
             queue.message = None;
         }
-        Ok(true)
+        Ok(Served::Frame)
     }
 
     fn announce_writable(&mut self, slot: u32) {
@@ -563,6 +613,15 @@ impl Session {
         self.control.push_back(Control::Long(frame(header, &[path.as_bytes()])));
         Some(method)
     }
+}
+
+/// What became of a stream's turn.
+enum Served {
+    /// One frame went.
+    Frame,
+    NoRoom,
+    /// Its message waits for a bulk buffer.
+    NoBuffer,
 }
 
 fn request_extra_len(request: &NewStream<'_>) -> usize {
@@ -619,8 +678,9 @@ fn bulk_frame(slot: u32, len: usize, end: bool, descriptor: &[u8]) -> Box<[u8]> 
     frame(header, &[descriptor])
 }
 
-/// TRAILERS that fit a frame. The code always arrives; a text is cut; details and metadata that
-/// do not fit are left out, and the text says so.
+/// TRAILERS that fit a frame. A text is cut; details and metadata that do not fit are left out,
+/// and the text says so. The code always arrives, but for OK: a call whose trailers are lost has
+/// not gone well.
 fn trailers_frame(
     slot: u32,
     code: u16,
@@ -637,6 +697,7 @@ fn trailers_frame(
             cut(text, MAX_TEXT_BYTES / 2),
             details.len(),
         );
+        let code = if code == 0 { RESOURCE_EXHAUSTED } else { code };
         return trailers_frame(slot, code, &text, &MetadataMap::new(), &[], limit);
     }
     let header = Header::new(Kind::Trailers, slot + 1)

@@ -16,7 +16,8 @@ pub(super) enum State {
     Idle,
     /// The stream is open.
     Open,
-    /// Client: we gave up, and the server has not yet had its last word.
+    /// Over for this side, but its slot is taken still. Client: we gave up, and the server has
+    /// not yet had its last word. Server: our last word waits for room.
     Draining,
 }
 
@@ -31,6 +32,8 @@ pub(super) struct Stream {
     pub(super) send_limit: u64,
     /// The last message has been sent or queued.
     pub(super) send_closed: bool,
+    /// Client: initial metadata has come, or can come no more. Server: the same of sending it.
+    pub(super) headers_over: bool,
     /// Client: REQUEST has been handed to the link; as the how-manieth.
     pub(super) request_number: u64,
     /// What could not go at once.
@@ -111,6 +114,8 @@ impl Stream {
         *self = Stream {
             state: State::Open,
             generation: self.generation,
+            // The list may still name the slot for its last tenant.
+            listed: self.listed,
             send_limit,
             advertised,
             max_message_bytes,
@@ -124,11 +129,13 @@ impl Stream {
     }
 
     /// Credits what the reader took, and the pieces of a message it is waiting for: a message
-    /// longer than the window must be able to arrive, but only for a reader that keeps up.
-    pub(super) fn credit(&mut self) {
+    /// longer than the window must be able to arrive, but only for a reader that keeps up. A
+    /// reader need not report every message it takes, so it keeps up while what it has not
+    /// reported is at most half a window.
+    pub(super) fn credit(&mut self, window_bytes: u64) {
         self.credited = self.credited.max(self.consumed);
         if let Some(partial) = &self.partial
-            && self.consumed >= partial.start
+            && self.consumed + window_bytes / 2 >= partial.start
         {
             self.credited = self.credited.max(self.receive_position);
         }

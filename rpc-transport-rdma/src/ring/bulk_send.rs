@@ -262,3 +262,80 @@ fn describe<R: Region>(number: usize, buffer: &Buffer<R>, len: usize) -> Describ
         generation: buffer.generation,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sim::{Fabric, SimConfig, SimQueuePair, SimRegion};
+
+    fn pool(
+        max_bytes: usize,
+        max_idle_bytes: usize,
+        max_buffers: usize,
+    ) -> BulkSendPool<SimRegion> {
+        BulkSendPool::new(PoolLimits { max_bytes, max_idle_bytes, max_buffers })
+    }
+
+    fn queue_pair() -> SimQueuePair {
+        Fabric::new(1).pair(SimConfig::default(), SimConfig::default()).0.queue_pair
+    }
+
+    /// The length of the whole buffer a message gets, and its descriptor.
+    fn send(
+        pool: &mut BulkSendPool<SimRegion>,
+        queue_pair: &mut SimQueuePair,
+        len: usize,
+    ) -> Option<BulkDescriptor> {
+        let buffer = pool.reserve(queue_pair, len).unwrap()?;
+        assert_eq!(buffer.len(), len);
+        pool.commit()
+    }
+
+    #[test]
+    fn bytes_and_buffers_are_bounded_busy_and_idle_together() {
+        let mut queue_pair = queue_pair();
+        let mut pool = pool(64 * 1024, 64 * 1024, 3);
+        let first = send(&mut pool, &mut queue_pair, 32 * 1024).unwrap();
+        let second = send(&mut pool, &mut queue_pair, 32 * 1024).unwrap();
+        assert!(send(&mut pool, &mut queue_pair, 1).is_none(), "no bytes left");
+        pool.release(&first).unwrap();
+        // The idle buffer is too long for a short message, and makes room for a fitting one.
+        for _ in 0..2 {
+            send(&mut pool, &mut queue_pair, 100).unwrap();
+        }
+        assert_eq!(pool.registered_bytes, 32 * 1024 + 2 * 4096);
+        assert!(send(&mut pool, &mut queue_pair, 100).is_none(), "three buffers");
+        pool.release(&second).unwrap();
+        assert_eq!(pool.busy(), 2);
+    }
+
+    #[test]
+    fn buffers_are_reused_and_idle_ones_bounded() {
+        let mut queue_pair = queue_pair();
+        let mut pool = pool(1 << 20, 20 * 1024, 8);
+        let mut seen = std::collections::HashSet::new();
+        for _ in 0..10 {
+            let descriptor = send(&mut pool, &mut queue_pair, 10_000).unwrap();
+            let described = Described::decode(&descriptor).unwrap();
+            seen.insert((described.at.addr, described.at.rkey));
+            pool.release(&descriptor).unwrap();
+        }
+        assert_eq!(seen.len(), 1, "one registration serves all");
+        let long = send(&mut pool, &mut queue_pair, 100_000).unwrap();
+        pool.release(&long).unwrap();
+        assert_eq!(pool.registered_bytes, 10_240, "more than may lie idle is given back");
+        assert_eq!(pool.idle_bytes, 10_240);
+    }
+
+    #[test]
+    fn a_reservation_that_is_not_committed_is_forgotten() {
+        let mut queue_pair = queue_pair();
+        let mut pool = pool(8192, 8192, 1);
+        for _ in 0..5 {
+            assert!(pool.reserve(&mut queue_pair, 8000).unwrap().is_some());
+        }
+        assert!(pool.commit().is_some());
+        assert!(pool.commit().is_none());
+        assert!(pool.reserve(&mut queue_pair, 1).unwrap().is_none());
+    }
+}

@@ -139,7 +139,7 @@ impl ReceiveCredits {
     /// checked against everything the peer was told.
     pub(super) fn arrive(&mut self, len_bytes: u64, skip: bool) -> Result<Arrived, LinkError> {
         let from = self.arrived.bytes;
-        let offset = from % self.ring_bytes;
+        let offset = self.offset(from) as u64;
         let least = BURST_HEADER_BYTES + FRAME_PREFIX_BYTES.next_multiple_of(ALIGN_BYTES);
         let most = max_burst_bytes(self.ring_bytes);
         if len_bytes < least || len_bytes > most {
@@ -155,7 +155,7 @@ impl ReceiveCredits {
         }
         let position = if skip { from + (self.ring_bytes - offset) } else { from };
         let end = position + len_bytes;
-        if position % self.ring_bytes + len_bytes > self.ring_bytes {
+        if self.offset(position) as u64 + len_bytes > self.ring_bytes {
             return Err(LinkError::misbehaved(format!(
                 "burst at ring offset {offset} has {len_bytes} bytes and runs over the ring's end \
                  at {}",
@@ -202,22 +202,22 @@ impl ReceiveCredits {
         self.told = self.returned;
     }
 
-    /// How many of `parts` equal parts of the ring, or of its receives, were consumed since the
-    /// peer was last told.
-    pub(super) fn untold(&self, parts: u64) -> u64 {
-        let bytes = (self.consumed.bytes - self.told.bytes) * parts / self.ring_bytes;
-        let bursts = (self.consumed.bursts - self.told.bursts) * parts / self.data_receives;
-        bytes.max(bursts)
+    /// Whether so many eighths of the ring, or of its receives, were consumed since the peer was
+    /// last told.
+    pub(super) fn untold_eighths(&self, eighths: u64) -> bool {
+        (self.consumed.bytes - self.told.bytes) * 8 >= self.ring_bytes * eighths
+            || (self.consumed.bursts - self.told.bursts) * 8 >= self.data_receives * eighths
     }
 
-    /// How many eighths of the ring were consumed and not yet returned.
-    pub(super) fn unreturned_eighths(&self) -> u64 {
-        (self.consumed.bytes - self.returned.bytes) * 8 / self.ring_bytes
+    /// Whether an eighth of the ring was consumed and its receives are not posted again.
+    pub(super) fn eighth_unreturned(&self) -> bool {
+        (self.consumed.bytes - self.returned.bytes) * 8 >= self.ring_bytes
     }
 
     /// The ring offset of a position.
     pub(super) fn offset(&self, position: u64) -> usize {
-        (position % self.ring_bytes) as usize
+        // A power of two.
+        (position & (self.ring_bytes - 1)) as usize
     }
 
     /// Bursts copied out so far.

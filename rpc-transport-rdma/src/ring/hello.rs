@@ -86,7 +86,8 @@ impl Hello {
         let rings = MIN_RING_BYTES as u64..=MAX_RING_BYTES as u64;
         let ring_ok = ring_bytes.is_power_of_two() && rings.contains(&ring_bytes);
         require(ring_ok, 32, "ring bytes", ring_bytes, "a power of two from 16384 to 268435456")?;
-        let fits = |addr: u64, bytes: u64| addr % 8 == 0 && addr.checked_add(bytes).is_some();
+        let fits =
+            |addr: u64, bytes: u64| addr.is_multiple_of(8) && addr.checked_add(bytes).is_some();
         require(fits(ring_addr, ring_bytes), 8, "ring address", ring_addr, "a multiple of 8")?;
         require(fits(cell_addr, 16), 16, "cell address", cell_addr, "a multiple of 8")?;
         let depth = MIN_RECEIVE_DEPTH..=MAX_RECEIVE_DEPTH;

@@ -106,6 +106,10 @@ pub(super) struct Ending {
 }
 
 /// Ordered, reliable frames through a pair of rings. See the [module](super) for how.
+///
+/// An owner may spin on `receive`, `reserve` and `flush` alone and will never be stuck for want of
+/// credit; but only `poll_ready` and `poll_close` look at the bootstrap connection, so it should
+/// call one of them now and then to learn of a peer that died without a word.
 pub struct RingLink<Q: QueuePair> {
     // First, so that it is dropped first: with the queue pair destroyed no request is
     // outstanding when the regions below go.

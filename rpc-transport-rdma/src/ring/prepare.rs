@@ -17,7 +17,7 @@ use super::link::{Ending, Receiver, RingLink, Sender};
 use super::pull_pool::PullPool;
 use super::send_queue::SendQueue;
 use super::staging::Staging;
-use crate::verbs::{Access, QueuePair, Region};
+use crate::verbs::{Access, Caps, QueuePair, Region};
 
 /// Bytes of a credit cell: two words.
 const CELL_BYTES: usize = 16;
@@ -85,6 +85,9 @@ impl<Q: QueuePair> Prepared<Q> {
     pub fn connect(mut self, peer_hello: &[u8]) -> Result<RingLink<Q>, LinkError> {
         let peer = Hello::decode(peer_hello)?;
         let caps = self.queue_pair.caps();
+        // A SEND behind each WRITE takes a slot more, if only the peer has no immediates.
+        let write_with_imm = self.hello.write_with_imm && peer.write_with_imm;
+        self.config.validate_caps(Caps { write_with_imm, ..caps })?;
         // Both ends come to the same size, whatever each would have liked.
         let ring_bytes = self.hello.ring_bytes.min(peer.ring_bytes);
         let staging = self
@@ -95,7 +98,7 @@ impl<Q: QueuePair> Prepared<Q> {
         let max_bulk_bytes = (config.max_bulk_bytes as u64).min(peer.max_pull_bytes) as usize;
         let bulk = max_bulk_bytes > config.bulk_threshold_bytes;
         let sender = Sender {
-            write_with_imm: self.hello.write_with_imm && peer.write_with_imm,
+            write_with_imm,
             region: staging,
             staging: Staging::new(ring_bytes),
             credits: SendCredits::new(ring_bytes, u64::from(peer.receives - CONTROL_RECEIVES)),

@@ -184,3 +184,69 @@ impl<R: Region> Drop for Lent<R> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sim::{Fabric, SimConfig, SimQueuePair, SimRegion};
+
+    fn setup(max_bytes: usize, max_idle_bytes: usize) -> (Arc<PullPool<SimRegion>>, SimQueuePair) {
+        let limits = PoolLimits { max_bytes, max_idle_bytes, max_buffers: 3 };
+        let (one, _) = Fabric::new(1).pair(SimConfig::default(), SimConfig::default());
+        (PullPool::new(limits), one.queue_pair)
+    }
+
+    #[test]
+    fn a_lent_buffer_comes_back_with_the_last_of_its_bytes() {
+        let (pool, mut queue_pair) = setup(1 << 20, 1 << 20);
+        let mut region = pool.take(&mut queue_pair, 5000).unwrap().unwrap();
+        let key = region.remote().rkey;
+        region.bytes_mut()[..5].copy_from_slice(b"hello");
+        let message = pool.lend(region, 5000);
+        let part = message.slice(1..5);
+        assert_eq!(message.len(), 5000);
+        drop(message);
+        assert_eq!(pool.busy(), 1);
+        assert_eq!(&part[..], b"ello");
+        drop(part);
+        assert_eq!(pool.busy(), 0);
+        assert_eq!(pool.take(&mut queue_pair, 4500).unwrap().unwrap().remote().rkey, key);
+    }
+
+    #[test]
+    fn a_short_message_does_not_pin_a_long_buffer() {
+        let (pool, mut queue_pair) = setup(1 << 20, 1 << 20);
+        let long = pool.take(&mut queue_pair, 500_000).unwrap().unwrap();
+        pool.give_back(long);
+        let short = pool.take(&mut queue_pair, 4000).unwrap().unwrap();
+        assert_eq!(short.len(), 4096);
+    }
+
+    #[test]
+    fn both_bounds_hold_and_idle_buffers_make_room() {
+        let (pool, mut queue_pair) = setup(64 * 1024, 64 * 1024);
+        let first = pool.take(&mut queue_pair, 48 * 1024).unwrap().unwrap();
+        assert!(pool.take(&mut queue_pair, 32 * 1024).unwrap().is_none(), "too many bytes");
+        pool.give_back(first);
+        let kept: Vec<_> =
+            (0..3).map(|_| pool.take(&mut queue_pair, 4096).unwrap().unwrap()).collect();
+        assert!(pool.take(&mut queue_pair, 4096).unwrap().is_none(), "too many buffers");
+        assert_eq!(pool.busy(), 3);
+        drop(kept);
+    }
+
+    #[test]
+    fn after_the_link_nothing_is_kept() {
+        let (pool, mut queue_pair) = setup(1 << 20, 1 << 20);
+        let lent = pool.take(&mut queue_pair, 100).unwrap().unwrap();
+        let idle = pool.take(&mut queue_pair, 100).unwrap().unwrap();
+        pool.give_back(idle);
+        let message = pool.lend(lent, 100);
+        pool.close();
+        drop(queue_pair);
+        assert_eq!(message.len(), 100, "still readable");
+        drop(message);
+        let inner = pool.lock();
+        assert_eq!((inner.buffers, inner.registered_bytes, inner.idle.len()), (0, 0, 0));
+    }
+}

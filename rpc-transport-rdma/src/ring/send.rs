@@ -138,27 +138,28 @@ impl<Q: QueuePair> RingLink<Q> {
     }
 
     /// Tells the peer what was released, as far as there is reason to: an answer it waits for, or
-    /// a quarter of the ring. `resting`: the owner has nothing more to do for now.
+    /// an eighth of the ring. `resting`: the owner has nothing more to do for now.
     pub(super) fn return_credit(&mut self, resting: bool) -> Result<(), LinkError> {
         if self.ending.failed.is_some() || self.ending.close_posted {
             return Ok(());
         }
         let receiver = &self.receiver;
-        if receiver.receives_due >= receiver.receive_batch
-            || receiver.credits.unreturned_eighths() > 0
-        {
+        if receiver.receives_due >= receiver.receive_batch || receiver.credits.eighth_unreturned() {
             self.post_receives_due();
         }
         let receiver = &self.receiver;
-        let quarters = receiver.credits.untold(4);
+        let credits = &receiver.credits;
+        // An eighth that is not told never stops anybody: seven eighths hold the longest burst. So
+        // an owner that polls all the time, and never asks, cannot be stuck either.
+        let no_burst_soon = resting || self.sender.staging.is_empty() || !self.can_post_burst();
         if let Some(known) = receiver.wanted {
             // One answer for many bursts, as long as there are more to copy out.
-            let worth_it = resting || receiver.arrived.is_empty() || quarters > 0;
-            if receiver.credits.consumed_bursts() > known && worth_it {
+            let worth_it = resting || receiver.arrived.is_empty() || credits.untold_eighths(2);
+            if credits.consumed_bursts() > known && worth_it {
                 self.post_receives_due();
                 self.post_credit(true);
             }
-        } else if quarters > 1 || (quarters > 0 && (resting || self.sender.staging.is_empty())) {
+        } else if credits.untold_eighths(4) || (credits.untold_eighths(1) && no_burst_soon) {
             self.post_receives_due();
             self.post_credit(false);
         }
@@ -220,8 +221,11 @@ impl<Q: QueuePair> RingLink<Q> {
             self.receiver.finished.push_back(super::bulk_pull::Finished { ticket, message });
             return Ok(true);
         }
+        if self.ending.failed.is_some() {
+            return Ok(false); // and nothing to wait for but the end
+        }
         self.receiver.want_pull = Some(len);
-        if self.ending.failed.is_some() || !self.pulls.has_room() {
+        if !self.pulls.has_room() {
             return Ok(false);
         }
         let taken = self.pull_pool.take(&mut self.queue_pair, len);

@@ -160,6 +160,17 @@ mod tests {
         assert!(message.contains("request 7") && message.contains("Some(1)"), "{message}");
     }
 
+    #[test]
+    fn data_leaves_three_slots_for_control() {
+        let mut queue = SendQueue::new(8, 16 * 1024);
+        for _ in 0..5 {
+            assert!(queue.has_data_room(1));
+            queue.posted(1, 0, false, Kind::Plain);
+        }
+        assert!(!queue.has_data_room(1));
+        assert!(queue.has_control_room(3) && !queue.has_control_room(4));
+    }
+
     proptest! {
         /// In any history: when everything signalled has completed, data and control find room
         /// and at least seven eighths of the staging ring are free.

@@ -75,7 +75,8 @@ impl Staging {
 
     /// The ring offset of a position.
     pub(super) fn offset(&self, position: u64) -> usize {
-        (position % self.ring_bytes) as usize
+        // A power of two.
+        (position & (self.ring_bytes - 1)) as usize
     }
 
     /// Where a frame of `len` bytes would lie if positions up to `limit` may be written.
@@ -83,13 +84,14 @@ impl Staging {
         let slot = frame_slot_bytes(len);
         let joins = self.bursts.back().filter(|open| {
             let grown = open.len_bytes() + slot;
-            grown <= self.max_burst_bytes && open.start % self.ring_bytes + grown <= self.ring_bytes
+            grown <= self.max_burst_bytes
+                && self.offset(open.start) as u64 + grown <= self.ring_bytes
         });
         let placed = if let Some(open) = joins {
             let burst = Burst { end: open.end + slot, ..*open };
             Reserved { at: open.end, len, burst, begins: false }
         } else {
-            let offset = self.head % self.ring_bytes;
+            let offset = self.offset(self.head) as u64;
             let total = BURST_HEADER_BYTES + slot;
             let skip = offset + total > self.ring_bytes;
             let start = if skip { self.head + (self.ring_bytes - offset) } else { self.head };

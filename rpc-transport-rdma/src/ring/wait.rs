@@ -39,7 +39,8 @@ impl<Q: QueuePair> RingLink<Q> {
             self.receiver.want_pull = None;
             ready = true;
         }
-        ready || (self.sender.flush_blocked && self.can_post_burst())
+        let alive = self.ending.failed.is_none();
+        ready || (alive && self.sender.flush_blocked && self.can_post_burst())
     }
 
     /// The part of sleeping that `wait_ready` and `wait_closed` share: asks for credit, gives

@@ -13,7 +13,8 @@
 //! is, and a connection without it is a stranger's: dropped, and the next one taken.
 //!
 //! Nothing here has a time limit of its own except a stranger's hello: put `tokio::time::timeout`
-//! around it. Dropping any of these futures closes everything it made.
+//! around it. Dropping any of these futures closes everything it made. They panic outside of a
+//! tokio runtime with I/O and time enabled.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -120,6 +121,9 @@ impl ShmListener {
     ///
     /// # Cancel safety
     /// Dropping the future closes everything it made.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime with I/O and time enabled.
     pub async fn accept(self, config: &ShmConfig) -> Result<ShmQueuePair, ShmError> {
         config.validate()?;
         let listener = watch(self.socket)?;
@@ -161,6 +165,9 @@ pub struct ShmConnecting {
 
 impl ShmConnecting {
     /// Connects and says hello. The server may accept any time after this.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime with I/O and time enabled.
     pub async fn start(ticket: &ShmTicket, config: &ShmConfig) -> Result<ShmConnecting, ShmError> {
         config.validate()?;
         let socket = new_socket()?;
@@ -187,6 +194,9 @@ impl ShmConnecting {
     ///
     /// # Cancel safety
     /// Dropping the future closes everything it made.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime with I/O and time enabled.
     pub async fn finish(self, config: &ShmConfig) -> Result<ShmQueuePair, ShmError> {
         let (hello, fds) = receive_hello(&self.socket).await?;
         if !self.ticket.admits(&hello.token) {
@@ -203,6 +213,9 @@ impl ShmQueuePair {
     ///
     /// # Cancel safety
     /// Dropping the future closes everything it made.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime with I/O and time enabled.
     pub async fn connect(ticket: &ShmTicket, config: &ShmConfig) -> Result<ShmQueuePair, ShmError> {
         ShmConnecting::start(ticket, config).await?.finish(config).await
     }

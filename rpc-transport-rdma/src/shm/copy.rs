@@ -7,6 +7,7 @@
 //!
 //! Relaxed is enough here: what orders a copy against the other process is the Release store of
 //! the completion entry after it, and the Acquire load of that entry before the reads.
+#![allow(unsafe_code)]
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -13,7 +13,7 @@ pub(super) enum StateCode {
     FailedByOwner,
     /// A request broke the rules of the other side's memory.
     RemoteAccess,
-    /// The other side posted no receive in time.
+    /// The other side posted no receive, or did not describe an rkey, in time.
     ReceiverNotReady,
     /// The other side broke the rules of the device.
     PeerMisbehaved,
@@ -54,9 +54,10 @@ impl StateCode {
             Some(StateCode::RemoteAccess) => {
                 (Errno::ACCESS, "a request of the peer's was outside our registered memory")
             }
-            Some(StateCode::ReceiverNotReady) => {
-                (Errno::TIMEDOUT, "the peer waited too long for us to post a receive")
-            }
+            Some(StateCode::ReceiverNotReady) => (
+                Errno::TIMEDOUT,
+                "the peer waited too long for us to post a receive or to describe an rkey",
+            ),
             Some(StateCode::PeerMisbehaved) => {
                 (Errno::PROTO, "the peer says that we broke the rules of the device")
             }

@@ -12,6 +12,7 @@
 //! * **sized**: a memfd behind a mapping is at least `len` bytes long and can never shrink (it
 //!   carries the seal), so no access raises SIGBUS.
 //! * **exclusive**: no other process has, or can get, a writable mapping of the bytes.
+#![allow(unsafe_code)]
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::ptr::{self, NonNull};

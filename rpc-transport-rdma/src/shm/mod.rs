@@ -21,9 +21,10 @@
 //!
 //! | file | idea |
 //! |---|---|
-//! | `qp` | the queue pair: posting, polling, failing |
+//! | `qp`, `hold` | the queue pair: posting and polling; waiting and failing |
 //! | `send_queue`, `wire` | which requests wait; doing one |
 //! | `cq_ring`, `control` | the completion ring; the words two processes share |
+//! | `attend` | the peer's state, the socket's messages, dropped regions |
 //! | `notify`, `event` | waking the other side; waiting in tokio |
 //! | `regions`, `memfd`, `fdpass` | registered memory; sealed files; the socket that carries them |
 //! | `connect`, `upgrade`, `host_id` | finding each other |
@@ -36,6 +37,9 @@
 //! outside of its memory, allocate without bound, or leak descriptors: it can only make the
 //! queue pair fail. What this side wrote is kept in private copies and never read back.
 
+#![deny(unsafe_code)]
+
+mod attend;
 mod config;
 mod connect;
 mod control;
@@ -45,6 +49,7 @@ mod error;
 mod event;
 mod failure;
 mod fdpass;
+mod hold;
 mod host_id;
 mod mapping;
 mod memfd;

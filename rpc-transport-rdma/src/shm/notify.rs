@@ -126,4 +126,46 @@ mod tests {
         let blocking = rustix::event::eventfd(0, EventfdFlags::CLOEXEC).unwrap();
         assert!(check_event(&blocking).unwrap_err().contains("blocks"));
     }
+
+    /// Sleeper and sender meet at the same moment, over and over: whoever comes second must see
+    /// the other. Without either fence this fails, on x86-64 too.
+    #[test]
+    fn either_the_sleeper_looks_in_time_or_the_sender_wakes_it() {
+        const ROUNDS: usize = 60_000;
+        #[repr(align(128))]
+        #[derive(Default)]
+        struct Line(AtomicU64);
+        let event = new_event().unwrap();
+        let (published, armed, turn) = (Line::default(), Line::default(), Line::default());
+        let meet = |count: &Line, target: u64| {
+            count.0.fetch_add(1, Ordering::SeqCst);
+            let mut spins = 0;
+            while count.0.load(Ordering::SeqCst) < target {
+                spins += 1;
+                if spins % 4096 == 0 { std::thread::yield_now() } else { std::hint::spin_loop() }
+            }
+        };
+        let mut missed = 0;
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for round in 0..ROUNDS as u64 {
+                    meet(&turn, round * 4 + 2);
+                    published.0.store(1, Ordering::Release);
+                    ring(&armed.0, &event, WAKE_COMPLETIONS);
+                    meet(&turn, round * 4 + 4);
+                }
+            });
+            for round in 0..ROUNDS as u64 {
+                meet(&turn, round * 4 + 2);
+                arm(&armed.0, WAKE_COMPLETIONS);
+                let seen = published.0.load(Ordering::Acquire) == 1;
+                meet(&turn, round * 4 + 4);
+                let woken = drain(&event);
+                missed += u32::from(!seen && !woken);
+                published.0.store(0, Ordering::Relaxed);
+                armed.0.store(0, Ordering::Relaxed);
+            }
+        });
+        assert_eq!(missed, 0, "rounds in which neither saw the other");
+    }
 }

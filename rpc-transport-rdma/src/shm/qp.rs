@@ -15,7 +15,6 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
@@ -25,7 +24,7 @@ use super::control::ControlBlock;
 use super::cq_ring::{Consumer, Producer};
 use super::event::Reactor;
 use super::failure::{Failure, StateCode};
-use super::fdpass::{self, Hello, Incoming, Message, Sent};
+use super::fdpass::Hello;
 use super::mapping::Mapping;
 use super::notify::{self, WAKE_COMPLETIONS, WAKE_RECEIVES};
 use super::regions::{OwnRegions, PeerRegions, ShmRegion};
@@ -38,10 +37,6 @@ use crate::verbs::{
 
 /// After this many polls the words that seldom change are looked at even under load.
 const ATTEND_POLLS: u32 = 64;
-/// After this many polls that found nothing, the clock is read to see whether a probe is due.
-const PROBE_POLLS: u32 = 256;
-/// Socket messages taken at once; a peer that floods the socket cannot hold us here.
-const MESSAGES_AT_ONCE: u32 = 64;
 
 /// What a connection consists of, once both sides have said hello.
 #[derive(Debug)]
@@ -56,8 +51,9 @@ pub(super) struct Parts {
     pub(super) peer_name: String,
 }
 
+/// Where the queue pair is in its life.
 #[derive(Debug)]
-enum Phase {
+pub(super) enum Phase {
     Up,
     /// The peer is gone or failed; what it had sent before is still being delivered.
     PeerLost(Failure),
@@ -90,23 +86,23 @@ pub struct ShmQueuePair {
     /// Whether entries are still taken from our completion ring.
     ring_open: bool,
     pub(super) wire: Wire,
-    sends: SendQueue,
+    pub(super) sends: SendQueue,
     pub(super) blocked: Option<Blocked>,
     pub(super) regions: OwnRegions,
-    announcements: u64,
-    announced: u64,
-    received_messages: u64,
+    pub(super) announcements: u64,
+    pub(super) announced: u64,
+    pub(super) received_messages: u64,
     pub(super) socket: Arc<OwnedFd>,
     pub(super) own_event: Arc<OwnedFd>,
     peer_event: OwnedFd,
-    peer_name: String,
-    phase: Phase,
+    pub(super) peer_name: String,
+    pub(super) phase: Phase,
     pub(super) is_armed: bool,
     /// Which kind of completion `poll` takes first; alternates, so that neither starves.
     receives_first: bool,
     polls: u32,
-    idle_polls: u32,
-    next_probe: Option<Instant>,
+    pub(super) idle_polls: u32,
+    pub(super) next_probe: Option<Instant>,
 }
 
 impl ShmQueuePair {
@@ -144,7 +140,7 @@ impl ShmQueuePair {
     }
 
     /// Tells the peer, if it sleeps, about what was published.
-    fn ring_doorbell(&self, mask: u64) {
+    pub(super) fn ring_doorbell(&self, mask: u64) {
         notify::ring(self.wire.peer.armed(), &self.peer_event, mask);
     }
 
@@ -225,64 +221,6 @@ impl ShmQueuePair {
         }
     }
 
-    /// The oldest request cannot run now, or not at all.
-    #[cold]
-    fn hold_front(&mut self, step: Step) {
-        let reason = match step {
-            Step::Done { .. } | Step::OutOfBudget => return,
-            Step::NoReceive => Reason::NoReceive,
-            Step::UnknownKey => {
-                // Acquire: pairs with the peer's count, made before it told anybody the rkey.
-                // The messages were taken before the second look, so if none is under way there
-                // is no such key.
-                if self.received_messages >= self.wire.peer.announcements().load(Ordering::Acquire)
-                {
-                    return self.refuse_front("the rkey names no region of the peer");
-                }
-                Reason::KeyUnderWay
-            }
-            Step::Violation(what) => return self.refuse_front(&what),
-            Step::Fault(fault) => return self.lose_peer(Failure::misbehaved(fault)),
-        };
-        self.block(reason);
-    }
-
-    fn block(&mut self, reason: Reason) {
-        match self.blocked {
-            Some(blocked) if blocked.reason == reason => {
-                if Instant::now() >= blocked.until {
-                    self.give_up(reason);
-                }
-            }
-            _ => {
-                let until = Instant::now() + self.config.receiver_not_ready_timeout;
-                self.blocked = Some(Blocked { reason, until });
-            }
-        }
-    }
-
-    fn give_up(&mut self, reason: Reason) {
-        let waited = self.config.receiver_not_ready_timeout;
-        let (status, context) = match reason {
-            Reason::NoReceive => (
-                Status::ReceiverNotReady,
-                format!("the peer posted no receive in {waited:?}; it is stuck or stopped"),
-            ),
-            Reason::KeyUnderWay => (
-                Status::RetryExceeded,
-                format!("the peer's description of an rkey did not come in {waited:?}"),
-            ),
-        };
-        self.sends.finish_front(status);
-        self.enter_failed(Failure::new(StateCode::ReceiverNotReady, Errno::TIMEDOUT, context));
-    }
-
-    fn refuse_front(&mut self, what: &str) {
-        self.sends.finish_front(Status::RemoteAccess);
-        let context = format!("a request was outside the peer's registered memory: {what}");
-        self.enter_failed(Failure::new(StateCode::RemoteAccess, Errno::ACCESS, context));
-    }
-
     /// Runs waiting requests, up to one slice of bytes.
     fn advance(&mut self) {
         let mut budget = self.config.slice_bytes;
@@ -314,35 +252,6 @@ impl ShmQueuePair {
         if published_any {
             self.ring_doorbell(WAKE_COMPLETIONS);
         }
-    }
-
-    // --- failing -------------------------------------------------------------------------------
-
-    /// The peer is gone, failed or lies: what it sent before is delivered, then everything fails.
-    #[cold]
-    pub(super) fn lose_peer(&mut self, failure: Failure) {
-        if matches!(self.phase, Phase::Up) {
-            tracing::debug!(peer = %self.peer_name, error = %failure.error, "shm: peer lost");
-            self.phase = Phase::PeerLost(failure);
-            self.blocked = None;
-        }
-    }
-
-    /// Everything outstanding flushes, and the peer learns why.
-    #[cold]
-    fn enter_failed(&mut self, failure: Failure) {
-        if matches!(self.phase, Phase::Failed(_)) {
-            return;
-        }
-        self.publish_state(failure.code);
-        self.phase = Phase::Failed(failure);
-        self.blocked = None;
-        self.sends.flush();
-    }
-
-    fn publish_state(&self, code: StateCode) {
-        self.own.state().store(code.number(), Ordering::Release);
-        self.ring_doorbell(WAKE_COMPLETIONS | WAKE_RECEIVES);
     }
 
     // --- polling -------------------------------------------------------------------------------
@@ -401,115 +310,6 @@ impl ShmQueuePair {
         } else {
             let at = self.take_sends(into, at);
             self.take_receives(into, at)
-        }
-    }
-
-    /// Looks after what seldom changes: dropped regions, offers, the peer's state.
-    fn attend(&mut self) {
-        if self.regions.any_dropped() {
-            let added = self.regions.collect_dropped();
-            self.announce(added);
-        }
-        if self.regions.has_unsent() {
-            self.send_messages();
-        }
-        if self.has_news() {
-            let announced = self.wire.peer.announced().load(Ordering::Acquire);
-            let took_all = self.take_messages();
-            if took_all && self.received_messages < announced {
-                let received = self.received_messages;
-                let lie = format!("it counts {announced} socket messages and sent {received}");
-                self.lose_peer(Failure::misbehaved(lie));
-            }
-            // Acquire: everything the peer published before it failed is seen after this.
-            let state = self.wire.peer.state().load(Ordering::Acquire);
-            if state != 0 {
-                self.lose_peer(Failure::told_by_peer(state));
-            }
-        }
-    }
-
-    /// Whether the peer failed, or has sent messages we have not taken. No system call.
-    fn has_news(&self) -> bool {
-        matches!(self.phase, Phase::Up)
-            && (self.wire.peer.state().load(Ordering::Acquire) != 0
-                || self.wire.peer.announced().load(Ordering::Acquire) > self.received_messages)
-    }
-
-    /// From time to time, looks whether the peer's process is still there.
-    fn probe(&mut self) {
-        self.idle_polls += 1;
-        if self.idle_polls < PROBE_POLLS {
-            return;
-        }
-        self.idle_polls = 0;
-        let now = Instant::now();
-        if self.next_probe.is_some_and(|next| now < next) {
-            return;
-        }
-        if self.next_probe.is_some() {
-            self.take_messages();
-        }
-        self.next_probe = Some(now + self.config.probe_interval);
-    }
-
-    // --- messages ------------------------------------------------------------------------------
-
-    /// Counts messages that will be sent, before anybody can learn of what they describe.
-    fn announce(&mut self, count: u64) {
-        self.announcements += count;
-        self.own.announcements().store(self.announcements, Ordering::Release);
-    }
-
-    pub(super) fn send_messages(&mut self) {
-        let (sent, outcome) = self.regions.send(self.socket.as_fd());
-        self.announced += sent;
-        self.own.announced().store(self.announced, Ordering::Release);
-        match outcome {
-            Sent::Yes | Sent::Full => {}
-            Sent::Closed => self.lose_peer(self.why_closed()),
-            Sent::Failed(errno) => self.lose_peer(Failure::verb(socket_error("sendmsg", errno))),
-        }
-    }
-
-    /// Takes what the socket has; `true` if that was all.
-    pub(super) fn take_messages(&mut self) -> bool {
-        for _ in 0..MESSAGES_AT_ONCE {
-            let failure = match fdpass::receive(self.socket.as_fd()) {
-                Incoming::Empty => return true,
-                Incoming::Closed => self.why_closed(),
-                Incoming::Garbage(what) => Failure::misbehaved(what),
-                Incoming::Failed(errno) => Failure::verb(socket_error("recvmsg", errno)),
-                Incoming::Message(message, fds) => {
-                    self.received_messages += 1;
-                    match self.handle(message, fds) {
-                        Ok(()) => continue,
-                        Err(what) => Failure::misbehaved(what),
-                    }
-                }
-            };
-            self.lose_peer(failure);
-            return true;
-        }
-        false
-    }
-
-    /// The peer's end of the socket is closed: it said why before, or its process is gone.
-    fn why_closed(&self) -> Failure {
-        match self.wire.peer.state().load(Ordering::Acquire) {
-            0 => Failure::peer_gone(),
-            state => Failure::told_by_peer(state),
-        }
-    }
-
-    fn handle(&mut self, message: Message, mut fds: Vec<OwnedFd>) -> Result<(), String> {
-        match message {
-            Message::Hello(_) => Err("a second hello".into()),
-            Message::Revoke { rkey } => self.wire.regions.remove(rkey),
-            Message::Offer { rkey, access, len } => {
-                let fd = fds.pop().ok_or("an offer without a memfd")?;
-                self.wire.regions.add(rkey, access, len, fd)
-            }
         }
     }
 
@@ -672,15 +472,6 @@ fn bad_request(index: usize, what: &str) -> PostError {
         errno: Errno::INVAL.raw_os_error(),
         context: format!("request {index} of the list: {what}"),
     })
-}
-
-#[cold]
-fn socket_error(verb: &'static str, errno: Errno) -> VerbError {
-    VerbError {
-        verb,
-        errno: errno.raw_os_error(),
-        context: "the socket that carries the peer's memory offers".into(),
-    }
 }
 
 /// How soon a full socket is tried again while waiting for events.

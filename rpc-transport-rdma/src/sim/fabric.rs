@@ -290,20 +290,19 @@ impl Qp {
             .then(|| (region.memory.clone(), offset as usize))
     }
 
-    fn is_idle(&self, peer: &Qp) -> bool {
+    fn is_idle(&self) -> bool {
         let hidden = (0..2).any(|i| self.visible[i] < self.cq[i].len());
         let flushes = matches!(self.state, QpState::Error { .. })
             && (self.receives > 0 || !self.queue.is_empty() || !self.flight.is_empty());
         let working = self.state == QpState::Ready
             && (!self.queue.is_empty() || !self.flight.is_empty() || !self.responses.is_empty());
         let arriving = !self.inbound.is_empty() && self.state == QpState::Ready;
-        let _ = peer;
         !(hidden || flushes || working || arriving)
     }
 }
 
 impl State {
     pub(super) fn is_idle(&self) -> bool {
-        self.closings.is_empty() && self.qps.iter().all(|qp| qp.is_idle(&self.qps[qp.peer]))
+        self.closings.is_empty() && self.qps.iter().all(Qp::is_idle)
     }
 }

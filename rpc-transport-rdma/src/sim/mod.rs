@@ -22,6 +22,8 @@ mod memory;
 mod queue_pair;
 mod rng;
 mod step;
+#[cfg(test)]
+mod tests;
 
 pub use config::{Fault, SimConfig, SimStats};
 pub use fabric::{Fabric, SimEnd};

@@ -34,7 +34,7 @@ impl SimQueuePair {
                 Action::Write { from, to, imm }
             }
             Op::WriteWord { word, to } => {
-                if to.addr % 8 != 0 {
+                if !to.addr.is_multiple_of(8) {
                     return Err(invalid(format!("word at address {:#x}", to.addr)));
                 }
                 Action::Word { word, to }

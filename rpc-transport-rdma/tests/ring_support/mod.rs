@@ -159,6 +159,8 @@ pub struct Owner {
     nap_until: u64,
     /// Chance per mille to read no more and to nap.
     slow: u32,
+    /// Runs at every step and never calls `poll_ready`.
+    busy: bool,
     pub closing: bool,
     pub ended: Option<Result<(), LinkError>>,
     /// What the link held when it ended.
@@ -194,6 +196,7 @@ impl Owner {
             next_frame: 0,
             nap_until: 1,
             slow,
+            busy: rng.chance(200),
             closing: false,
             ended: None,
             last_usage: None,
@@ -206,10 +209,20 @@ impl Owner {
         if self.link.is_none() || now < self.nap_until {
             return false;
         }
-        // A nap ends by itself; otherwise only a wake counts.
+        // A nap ends by itself; otherwise only a wake counts, unless the owner spins.
         let napped = std::mem::take(&mut self.nap_until) != 0;
         let woken = self.alarm.take();
-        napped || woken
+        napped || woken || self.spins()
+    }
+
+    /// Uses `poll_ready` from now on: only that looks at the bootstrap connection.
+    pub fn stop_spinning(&mut self) {
+        self.busy = false;
+        self.nap_until = 1;
+    }
+
+    fn spins(&self) -> bool {
+        self.busy && !self.closing
     }
 
     /// Whether it will run without being woken.
@@ -274,7 +287,7 @@ impl Owner {
             if self.receive(link, now)? || self.send(link, now)? {
                 return Ok(false); // napping
             }
-            if link.poll_ready(&mut cx)?.is_pending() {
+            if self.spins() || link.poll_ready(&mut cx)?.is_pending() {
                 return Ok(false);
             }
         }
@@ -428,18 +441,23 @@ pub fn drive(
     until: impl Fn(&[Owner; 2]) -> bool,
 ) {
     const MOST_STEPS: u64 = 3_000_000;
+    let mut quiet_rounds = 0;
     while !until(owners) {
         *now += 1;
-        let mut ran = false;
+        let mut woken = false;
         for owner in owners.iter_mut() {
             if owner.is_due(*now) {
                 owner.turn(*now);
-                ran = true;
+                woken |= !owner.spins();
             }
         }
-        let waits = !ran && !owners.iter().any(Owner::naps) && fabric.is_idle();
-        // Nobody was woken, nobody naps, nothing is on its way.
-        assert!(!waits || until(owners), "stall: {}", describe(fabric, owners));
+        // Nobody was woken, nothing is on its way, and those who spin or nap find nothing to do.
+        if woken || !fabric.is_idle() || until(owners) {
+            quiet_rounds = 0;
+        } else if !owners.iter().any(Owner::naps) {
+            quiet_rounds += 1;
+        }
+        assert!(quiet_rounds < 200, "stall: {}", describe(fabric, owners));
         fabric.step();
         assert!(*now < MOST_STEPS, "no end after {MOST_STEPS} steps: {}", describe(fabric, owners));
     }
