@@ -13,7 +13,6 @@ use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
-use tokio::io::AsyncReadExt;
 
 mod client;
 mod report;
@@ -131,6 +130,11 @@ async fn run(
 
 /// Ready when whoever started this process closes our standard input, or dies.
 async fn stdin_closed() {
-    let mut nothing = [0];
-    while matches!(tokio::io::stdin().read(&mut nothing).await, Ok(1)) {}
+    let (closed, wait) = tokio::sync::oneshot::channel::<()>();
+    // A thread of our own: one of tokio's would be waited for when the program ends.
+    std::thread::spawn(move || {
+        let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+        drop(closed);
+    });
+    let _ = wait.await;
 }

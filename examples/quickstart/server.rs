@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use clap::ValueEnum;
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use futures_util::stream::{self, BoxStream};
 use rdma_rpc::{Request, Response, Server, Status, Streaming};
 
@@ -47,16 +47,13 @@ pub async fn serve(wrong: Option<Wrong>) -> Result<(), Box<dyn Error>> {
     for address in server.local_addresses() {
         println!("{address}");
     }
-    // A client that outlives its parent must not keep the server for long.
-    let too_long = async {
-        crate::stdin_closed().await;
-        tokio::time::sleep(Duration::from_secs(2)).await;
-    };
+    let closed = crate::stdin_closed().shared();
+    // Open calls may finish, but a client that outlives its parent must not keep us for long.
+    let too_long = closed.clone().then(|()| tokio::time::sleep(Duration::from_secs(2)));
     tokio::select! {
-        () = server.serve_with_shutdown(crate::stdin_closed()) => {}
-        () = too_long => {}
+        () = server.serve_with_shutdown(closed) => Ok(()),
+        () = too_long => Err("calls were still open when the server was to end".into()),
     }
-    Ok(())
 }
 
 struct Calculator {

@@ -5,8 +5,12 @@
 //! default. Everything else in the file and the environment (transports, limits, progress) holds
 //! too, so that changing the transport never needs a rebuild.
 
+use std::io::IsTerminal;
+
 use rdma_rpc::config::{ClientConfig, ConfigError, ListenAddress, ServerConfig, Target};
-use tracing_subscriber::EnvFilter;
+use tracing::Level;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::prelude::*;
 
 /// The options of a server.
 #[derive(Debug, Clone, clap::Args)]
@@ -52,13 +56,16 @@ impl TargetOptions {
 /// Logs go to standard error: warnings, or what `RUST_LOG` asks for (`info`, `rdma_rpc=debug`).
 /// They have colours on a terminal only.
 pub fn init_logs() {
-    use std::io::IsTerminal;
-    let filter = EnvFilter::builder()
-        .with_default_directive(tracing::level_filters::LevelFilter::WARN.into())
-        .from_env_lossy();
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let wanted = std::env::var("RUST_LOG").unwrap_or_default();
+    let (levels, bad) = match wanted.parse::<Targets>() {
+        Ok(levels) if !wanted.is_empty() => (levels, None),
+        parsed => (Targets::new().with_default(Level::WARN), parsed.err()),
+    };
+    let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .init();
+        .with_ansi(std::io::stderr().is_terminal());
+    tracing_subscriber::registry().with(lines.with_filter(levels)).init();
+    if let Some(error) = bad {
+        tracing::warn!(%error, "RUST_LOG makes no sense and is not used");
+    }
 }
