@@ -3,7 +3,10 @@
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     rdma_rpc_codegen::configure()
         // Large `bytes` fields stay where they arrived instead of being copied into a `Vec`.
-        .bytes([".quickstart.v1"])
-        .compile_protos(&["proto/quickstart.proto", "proto/greeter.proto"], &["proto"])?;
+        .bytes([".quickstart.v1", ".kv.v1"])
+        .compile_protos(
+            &["proto/quickstart.proto", "proto/greeter.proto", "proto/kv.proto"],
+            &["proto"],
+        )?;
     Ok(())
 }

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use clap::ValueEnum;
-use futures_util::{FutureExt, StreamExt};
 use futures_util::stream::{self, BoxStream};
+use futures_util::{FutureExt, StreamExt};
 use rdma_rpc::{Request, Response, Server, Status, Streaming};
 
 use crate::proto::arithmetic_server::{Arithmetic, ArithmeticServer};

@@ -5,9 +5,12 @@
 //! default. Everything else in the file and the environment (transports, limits, progress) holds
 //! too, so that changing the transport never needs a rebuild.
 
+use std::error::Error;
 use std::io::IsTerminal;
+use std::process::ExitCode;
 
 use rdma_rpc::config::{ClientConfig, ConfigError, ListenAddress, ServerConfig, Target};
+use tokio::signal::unix::{SignalKind, signal};
 use tracing::Level;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::prelude::*;
@@ -67,5 +70,32 @@ pub fn init_logs() {
     tracing_subscriber::registry().with(lines.with_filter(levels)).init();
     if let Some(error) = bad {
         tracing::warn!(%error, "RUST_LOG makes no sense and is not used");
+    }
+}
+
+/// Ready at ctrl-c or when asked to terminate (SIGTERM): finish what is open and go.
+pub async fn stop_signal() {
+    let mut terminate = match signal(SignalKind::terminate()) {
+        Ok(terminate) => terminate,
+        Err(error) => {
+            tracing::warn!(%error, "cannot listen for SIGTERM; ctrl-c works");
+            drop(tokio::signal::ctrl_c().await);
+            return;
+        }
+    };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminate.recv() => {}
+    }
+}
+
+/// Success, or the error in one line on standard error and failure.
+pub fn exit_code(program: &str, result: Result<(), Box<dyn Error>>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{program}: {error}");
+            ExitCode::FAILURE
+        }
     }
 }
