@@ -168,6 +168,11 @@ impl Session {
         self.open as usize
     }
 
+    /// Whether messages wait to be pulled, by either side. Their streams may be over.
+    pub fn has_bulks(&self) -> bool {
+        self.bulks_out > 0 || self.bulks_owed > 0
+    }
+
     /// Whether a stream is open for this side's calls.
     pub fn is_open(&self, id: StreamId) -> bool {
         self.get(id).is_some()
