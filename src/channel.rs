@@ -4,6 +4,7 @@ use std::fmt;
 use std::ops::Deref;
 
 use rdma_rpc_core::client::ReconnectPolicy;
+use rdma_rpc_core::service::MessageLimits;
 use rdma_rpc_core::{Status, client, codegen};
 
 use crate::config::{ClientConfig, ConfigError, Target};
@@ -76,7 +77,10 @@ impl Channel {
             ),
             ..ReconnectPolicy::default()
         };
-        Ok(Channel { inner: client::Channel::lazy(Dialer::new(target, config), policy) })
+        let limits = MessageLimits::default()
+            .max_encoding_message_size(config.limits.max_send_message_bytes);
+        let dialer = Dialer::new(target, config);
+        Ok(Channel { inner: client::Channel::lazy_with_limits(dialer, policy, limits) })
     }
 }
 

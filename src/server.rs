@@ -78,7 +78,8 @@ impl ServerBuilder {
         if config.listen.is_empty() {
             return Err(ServeError::NoAddress);
         }
-        let acceptor = Acceptor::new(&config, Arc::new(self.router));
+        let router = self.router.max_encoding_message_size(config.limits.max_send_message_bytes);
+        let acceptor = Acceptor::new(&config, Arc::new(router));
         let mut listeners = Vec::new();
         for ListenAddress(address) in &config.listen {
             let listener = Listener::bind(address, &acceptor.options().socket).await;
@@ -188,10 +189,15 @@ async fn serve_one(
     let Ok(place) = places.try_acquire_owned() else {
         return acceptor.turn_away(socket).await;
     };
-    let Some((connection, serving)) = acceptor.accept(socket).await else { return };
-    let mut serving = std::pin::pin!(serving);
     // The guard that `wait_for` gives must not live across an await.
-    let told = async move { drop(stopped.wait_for(|stopped| *stopped).await) };
+    let mut told = std::pin::pin!(async move { drop(stopped.wait_for(|stopped| *stopped).await) });
+    let accepted = tokio::select! {
+        accepted = acceptor.accept(socket) => accepted,
+        // In the middle of its handshake a client has no calls that would have to finish.
+        () = &mut told => return,
+    };
+    let Some((connection, serving)) = accepted else { return };
+    let mut serving = std::pin::pin!(serving);
     tokio::select! {
         () = &mut serving => return,
         () = told => connection.shut_down("the server is shutting down"),

@@ -66,7 +66,8 @@ macro_rules! constructors {
 }
 
 impl Status {
-    /// A status with this code and message.
+    /// A status with this code and message. Of the message 1024 bytes travel to the caller; a
+    /// longer one is cut, between characters.
     pub fn new(code: Code, message: impl Into<String>) -> Status {
         Status::with_details_and_metadata(code, message, Bytes::new(), MetadataMap::new())
     }

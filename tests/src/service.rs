@@ -125,7 +125,10 @@ fn responses(
     sent.chain(stream::iter(end))
 }
 
-fn counted(running: Running, messages: impl Stream<Item = Result<StreamingOutputCallResponse, Status>> + Send + 'static) -> Responses {
+fn counted(
+    running: Running,
+    messages: impl Stream<Item = Result<StreamingOutputCallResponse, Status>> + Send + 'static,
+) -> Responses {
     let mut running = Some(running);
     let end = stream::poll_fn(move |_| {
         if let Some(running) = running.take() {
@@ -245,7 +248,6 @@ impl TestService for Conformance {
                 running.answered();
                 return Err(rich_failure());
             }
-            Behaviour::Block => std::thread::sleep(pause),
         }
         running.answered();
         Ok(Response::new(BehaveReply { deadline_left_us, transport, peer }))

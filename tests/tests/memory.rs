@@ -6,4 +6,5 @@ use rdma_rpc_tests::harness::{Place, Transport};
 mod one_process {
     use super::*;
     conformance_tests!(everywhere, Place::one(Transport::Memory));
+    conformance_tests!(heavy, Place::one(Transport::Memory));
 }

@@ -13,6 +13,7 @@ mod one_process {
 mod two_processes {
     use super::*;
     conformance_tests!(everywhere, Place::two(Transport::Shm));
+    conformance_tests!(heavy, Place::two(Transport::Shm));
     conformance_tests!(sockets, Place::two(Transport::Shm));
     conformance_tests!(processes, Place::two(Transport::Shm));
     conformance_tests!(rings, Place::two(Transport::Shm));

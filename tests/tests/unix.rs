@@ -12,6 +12,7 @@ mod one_process {
 mod two_processes {
     use super::*;
     conformance_tests!(everywhere, Place::two(Transport::Unix));
+    conformance_tests!(heavy, Place::two(Transport::Unix));
     conformance_tests!(sockets, Place::two(Transport::Unix));
     conformance_tests!(processes, Place::two(Transport::Unix));
 }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use super::connection::ClientConnection;
 use crate::driver::now;
 use crate::link::LinkInfo;
+use crate::service::MessageLimits;
 use crate::status::{RequestSeen, Status};
 
 /// Makes connections to one target. A transport set implements it.
@@ -77,6 +78,8 @@ pub struct Channel {
 struct Shared {
     connector: Box<dyn Connector>,
     policy: ReconnectPolicy,
+    /// For clients that have no limits of their own.
+    limits: MessageLimits,
     current: Mutex<Option<ClientConnection>>,
     /// Held by whoever connects.
     connecting: tokio::sync::Mutex<Trouble>,
@@ -92,10 +95,20 @@ struct Trouble {
 impl Channel {
     /// A channel that connects when it is first used.
     pub fn lazy(connector: impl Connector, policy: ReconnectPolicy) -> Channel {
+        Channel::lazy_with_limits(connector, policy, MessageLimits::default())
+    }
+
+    /// The same, with limits for clients that have none of their own.
+    pub fn lazy_with_limits(
+        connector: impl Connector,
+        policy: ReconnectPolicy,
+        limits: MessageLimits,
+    ) -> Channel {
         Channel {
             shared: Arc::new(Shared {
                 connector: Box::new(connector),
                 policy,
+                limits,
                 current: Mutex::new(None),
                 connecting: tokio::sync::Mutex::default(),
             }),
@@ -118,6 +131,10 @@ impl Channel {
     /// Why the present connection's transport was chosen; `None` while there is none.
     pub fn chosen_because(&self) -> Option<String> {
         self.current().map(|connection| connection.chosen_because().to_owned())
+    }
+
+    pub(super) fn limits(&self) -> MessageLimits {
+        self.shared.limits
     }
 
     /// The target, for people.

@@ -44,7 +44,7 @@ pub struct Client {
 impl Client {
     /// A client on a channel.
     pub fn new(channel: Channel) -> Client {
-        Client { channel, limits: MessageLimits::default() }
+        Client { limits: channel.limits(), channel }
     }
 
     /// Accepts messages of up to this many bytes (4 MiB unless configured).

@@ -77,11 +77,13 @@ impl<L: Link> Owner<L> {
         }
     }
 
-    /// No new calls come, none is left, and nothing waits to be sent.
+    /// No new calls come, none is left, and nothing waits to be sent or pulled: a stream can end
+    /// before its last messages have been pulled, and they are lost with the link.
     pub(super) fn is_drained(&self) -> bool {
         self.session.is_going_away()
             && self.session.open_streams() == 0
             && !self.session.wants_room()
+            && !self.session.has_bulks()
     }
 
     /// One pass: receive, timers, transmit, flush. Whether anything happened.

@@ -38,9 +38,10 @@ impl IncomingCall {
         conn: Arc<dyn Conn>,
         arrival: Arrival,
         path: Arc<str>,
+        limits: MessageLimits,
         slot: Option<HandlerSlot>,
     ) -> IncomingCall {
-        IncomingCall { conn, arrival, path, limits: MessageLimits::default(), slot }
+        IncomingCall { conn, arrival, path, limits, slot }
     }
 
     /// The method's path.
@@ -48,10 +49,11 @@ impl IncomingCall {
         &self.path
     }
 
-    /// Limits the messages of the answer.
+    /// Limits the messages of the answer; what is not said stays as the server has it.
     #[must_use]
     pub fn with_limits(mut self, limits: MessageLimits) -> IncomingCall {
-        self.limits = limits;
+        self.limits.encode_bytes = limits.encode_bytes.or(self.limits.encode_bytes);
+        self.limits.decode_bytes = limits.decode_bytes.or(self.limits.decode_bytes);
         self
     }
 

@@ -112,7 +112,13 @@ impl Dispatcher {
         };
         let cell = Arc::clone(&arrival.cell);
         let path = Arc::clone(&bound.path);
-        let call = IncomingCall::new(Arc::clone(&self.conn), arrival, path, bound.slot.take());
+        let call = IncomingCall::new(
+            Arc::clone(&self.conn),
+            arrival,
+            path,
+            self.router.limits(),
+            bound.slot.take(),
+        );
         let mut handler = service.call(*index, call);
         match handler.poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(()) => bound.slot = Some(handler.into_slot()),

@@ -27,6 +27,7 @@ pub trait Service: Send + Sync + 'static {
 pub struct Router {
     methods: HashMap<&'static str, (Arc<dyn Service>, usize)>,
     names: Vec<&'static str>,
+    max_send_bytes: Option<usize>,
 }
 
 impl Router {
@@ -46,6 +47,18 @@ impl Router {
             self.methods.insert(method.path, (Arc::clone(&service), index));
         }
         self
+    }
+
+    /// Refuses to send messages of more than this many bytes, where the service has no limit of
+    /// its own.
+    #[must_use]
+    pub fn max_encoding_message_size(mut self, limit_bytes: usize) -> Router {
+        self.max_send_bytes = Some(limit_bytes);
+        self
+    }
+
+    pub(super) fn limits(&self) -> MessageLimits {
+        MessageLimits { encode_bytes: self.max_send_bytes, decode_bytes: None }
     }
 
     /// The names of the services.

@@ -23,11 +23,11 @@
 //! for the old stream arrives before the REQUEST that uses the slot again; a server ignores
 //! frames for slots that are free.
 
+mod compose;
 mod config;
 mod control;
 mod deadlines;
 mod event;
-mod frames;
 mod pieces;
 mod receive;
 mod send;
@@ -166,6 +166,11 @@ impl Session {
     /// Streams that are open, those this side gave up but the server has not ended included.
     pub fn open_streams(&self) -> usize {
         self.open as usize
+    }
+
+    /// Whether messages wait to be pulled, by either side. Their streams may be over.
+    pub fn has_bulks(&self) -> bool {
+        self.bulks_out > 0 || self.bulks_owed > 0
     }
 
     /// Whether a stream is open for this side's calls.

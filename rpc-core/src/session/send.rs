@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 
-use super::control::{Control, frame, put};
-use super::frames::{
+use super::compose::{
     block_len, bulk_frame, request_extra_len, trailers_frame, write_block, write_request_head,
 };
+use super::control::{Control, frame, put};
 use super::stream::{PendingMessage, Stream};
 use super::{RESOURCE_EXHAUSTED, Role, Session, StreamId};
 use crate::link::{FrameSink, LinkError};

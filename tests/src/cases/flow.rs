@@ -7,13 +7,11 @@ use std::time::{Duration, Instant};
 use futures_util::{StreamExt, stream};
 use rdma_rpc::Code;
 
-use super::support::{
-    KIB, at_once, behave, exchange, fed, next, output, over, within,
-};
+use super::support::{KIB, at_once, behave, exchange, fed, next, output, over, within};
 use crate::harness::Place;
 use crate::pattern::payload;
-use crate::proto::behave_request::Behaviour;
 use crate::proto::StreamingOutputCallRequest;
+use crate::proto::behave_request::Behaviour;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -35,7 +33,8 @@ pub async fn stopped_reader_stops_only_its_stream(place: Place) {
         exchange(&client, 10, 10).await.unwrap();
         exchange(&client, number * 900, 90_000 - number * 900).await.unwrap();
     }
-    let mut beside = client.streaming_output_call(output(&[5_000], 500)).await.unwrap().into_inner();
+    let mut beside =
+        client.streaming_output_call(output(&[5_000], 500)).await.unwrap().into_inner();
     for number in 0..500 {
         next(&mut beside, number, 5_000).await;
     }

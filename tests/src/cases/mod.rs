@@ -4,6 +4,7 @@ pub mod calls;
 pub mod crash;
 pub mod flow;
 pub mod hostile;
+pub mod impostor;
 pub mod life;
 pub mod metadata;
 pub mod progress;
@@ -26,8 +27,8 @@ macro_rules! case_list {
             unknown_method wrong_message_type handler_panic handler_sees_its_connection
             concurrent_large_unary rpc_soak;
         metadata: custom_metadata metadata_of_every_kind metadata_too_long;
-        sizes: every_threshold streams_of_every_size sixty_four_mib_both_ways
-            sixty_four_mib_streams four_mib_limit limits_of_one_client configured_send_limit;
+        sizes: every_threshold streams_of_every_size four_mib_limit limits_of_one_client
+            configured_send_limit;
         time: timeout_on_sleeping_server deadline_travels deadline_drops_the_handler
             deadline_of_a_stream cancel_after_begin cancel_after_first_response
             dropped_call_cancels_the_handler cancelled_in_the_middle_of_a_send
@@ -35,16 +36,21 @@ macro_rules! case_list {
         flow: stopped_reader_stops_only_its_stream stopped_server_reader_stops_only_its_stream
             thousand_streams more_calls_than_streams slow_duplex_both_ways idle_then_burst
             many_threads_one_connection;
-        life: graceful_shutdown channel_soak reconnect;
+        life: graceful_shutdown handover channel_soak reconnect;
+    } };
+    (heavy $then:ident $($with:tt)*) => { $crate::$then! { $($with)*
+        sizes: sixty_four_mib_both_ways sixty_four_mib_streams;
     } };
     (sockets $then:ident $($with:tt)*) => { $crate::$then! { $($with)*
         life: max_connections two_hundred_connections connections_leave_nothing
             wrong_first_start;
         hostile: garbage http_preface truncated_hello oversized_lengths wrong_version
-            half_open_by_the_hundred garbage_after_handshake silence_after_handshake;
+            half_open_by_the_hundred garbage_after_handshake silence_after_handshake
+            shutdown_among_strangers;
+        impostor: other_protocols silence hang_up refusal oversized_reply unasked_transport;
     } };
     (processes $then:ident $($with:tt)*) => { $crate::$then! { $($with)*
-        crash: killed_server killed_client;
+        crash: killed_server killed_client stopped_server stopped_client;
     } };
     (rings $then:ident $($with:tt)*) => { $crate::$then! { $($with)*
         progress: busy adaptive event mixed small_rings;
@@ -54,9 +60,15 @@ macro_rules! case_list {
 /// One `#[test]` for each case of a list, at one place: `conformance_tests!(everywhere, PLACE)`.
 #[macro_export]
 macro_rules! conformance_tests {
-    ($list:ident, $place:expr) => { $crate::case_list! { $list conformance_tests @tests $place; } };
-    (@tests $place:expr; $($module:ident: $($case:ident)*;)*) => { $($(
+    ($list:ident, $place:expr $(, #[$attribute:meta])?) => {
+        $crate::case_list! { $list conformance_tests @tests $place, [$(#[$attribute])?]; }
+    };
+    (@tests $place:expr, $attributes:tt; $($module:ident: $($case:ident)*;)*) => { $($(
+        $crate::conformance_tests! { @test $place, $attributes; $module $case }
+    )*)* };
+    (@test $place:expr, [$(#[$attribute:meta])?]; $module:ident $case:ident) => {
         #[test]
+        $(#[$attribute])?
         fn $case() {
             let name = concat!(stringify!($module), "::", stringify!($case));
             if $crate::cases::counts_what_a_process_holds(name) {
@@ -65,7 +77,7 @@ macro_rules! conformance_tests {
                 $crate::harness::run(name, $place, $crate::cases::$module::$case);
             }
         }
-    )*)* };
+    };
 }
 
 /// A case, its type forgotten.
@@ -85,12 +97,13 @@ macro_rules! case_table {
 }
 
 crate::case_list! { everywhere case_table EVERYWHERE; }
+crate::case_list! { heavy case_table HEAVY; }
 crate::case_list! { sockets case_table SOCKETS; }
 crate::case_list! { processes case_table PROCESSES; }
 crate::case_list! { rings case_table RINGS; }
 
 fn all() -> impl Iterator<Item = (&'static str, Case)> {
-    [EVERYWHERE, SOCKETS, PROCESSES, RINGS].into_iter().flatten().copied()
+    [EVERYWHERE, HEAVY, SOCKETS, PROCESSES, RINGS].into_iter().flatten().copied()
 }
 
 /// The names of all cases, `module::case`.

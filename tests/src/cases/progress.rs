@@ -33,9 +33,12 @@ async fn everything(world: &World) {
     });
     within(MINUTE, "100 calls", calls).await.into_iter().for_each(Result::unwrap);
     let own = TestServiceClient::new(world.new_channel());
-    let both = async { tokio::join!(flood(&client, 200, Duration::ZERO), flood(&own, 200, Duration::ZERO)) };
+    let both = async {
+        tokio::join!(flood(&client, 200, Duration::ZERO), flood(&own, 200, Duration::ZERO))
+    };
     within(MINUTE, "floods", both).await;
-    let mut responses = client.streaming_output_call(output(&[500], 1000)).await.unwrap().into_inner();
+    let mut responses =
+        client.streaming_output_call(output(&[500], 1000)).await.unwrap().into_inner();
     for number in 0..1000 {
         next(&mut responses, number, 500).await;
     }

@@ -10,23 +10,15 @@ use crate::proto::test_service_client::TestServiceClient;
 use crate::proto::{SimpleRequest, StreamingInputCallRequest};
 
 /// Where something changes: mailbox, page, bulk, frame, window, ring and message limits.
-const THRESHOLDS: [usize; 9] = [
-    104,
-    4 * KIB,
-    8 * KIB,
-    16 * KIB,
-    32 * KIB,
-    64 * KIB,
-    80 * KIB,
-    256 * KIB,
-    MIB,
-];
+const THRESHOLDS: [usize; 9] =
+    [104, 4 * KIB, 8 * KIB, 16 * KIB, 32 * KIB, 64 * KIB, 80 * KIB, 256 * KIB, MIB];
 
 /// Just below and above: a frame's and a burst's headers are 16 to 64 bytes.
 const OFFSETS: [isize; 9] = [-65, -33, -17, -16, -1, 0, 1, 16, 17];
 
 fn around_thresholds() -> impl Iterator<Item = usize> {
-    let near = |threshold: usize| OFFSETS.iter().map(move |by| threshold.saturating_add_signed(*by));
+    let near =
+        |threshold: usize| OFFSETS.iter().map(move |by| threshold.saturating_add_signed(*by));
     THRESHOLDS.into_iter().flat_map(near).chain([0, 2, 3, 4]).filter(|bytes| *bytes != 1)
 }
 

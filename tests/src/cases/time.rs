@@ -5,9 +5,7 @@ use std::time::{Duration, Instant};
 use futures_util::{FutureExt, StreamExt, stream};
 use rdma_rpc::{Code, Request, RequestSeen};
 
-use super::support::{
-    MIB, at_once, behave, exchange, failure, fed, next, output, simple, within,
-};
+use super::support::{MIB, at_once, behave, exchange, failure, fed, next, output, simple, within};
 use crate::harness::Place;
 use crate::pattern::payload;
 use crate::proto::behave_request::Behaviour;

@@ -56,9 +56,9 @@ impl Child {
         let text = toml::to_string(config).expect("a configuration is TOML");
         let mut child = Child::start(&["server"], &[(SERVER_CONFIG, text)]);
         let line = child.line();
-        let address = line.strip_prefix("listening ").unwrap_or_else(|| {
-            panic!("the server said {line:?} instead of where it listens")
-        });
+        let address = line
+            .strip_prefix("listening ")
+            .unwrap_or_else(|| panic!("the server said {line:?} instead of where it listens"));
         let address = address.to_owned();
         (child, address)
     }

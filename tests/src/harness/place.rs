@@ -54,7 +54,8 @@ impl Place {
         match self.transport {
             Transport::Memory => "memory".into(),
             Transport::Tcp => "tcp".into(),
-            Transport::Unix => "unix".into(),
+            // A Unix socket carries the link of TCP.
+            Transport::Unix => "tcp".into(),
             Transport::Shm => "shm".into(),
             Transport::Environment => self.scheme(),
         }

@@ -1,5 +1,6 @@
 //! A server, a channel to it, and what a case does to them.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use rdma_rpc::config::{ClientConfig, KeepaliveConfig, LimitsConfig, ListenAddress, ServerConfig};
@@ -8,6 +9,7 @@ use rdma_rpc::{Channel, Server, Status};
 use rdma_rpc_core::Progress;
 use rdma_rpc_core::client::{self, ReconnectPolicy};
 use rdma_rpc_core::server::{ConnectionConfig, Router};
+use rdma_rpc_core::service::MessageLimits;
 use rdma_rpc_core::session::SessionConfig;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -81,6 +83,13 @@ impl Place {
     }
 }
 
+impl Place {
+    /// A channel to a server that this crate did not start.
+    pub fn channel_to(self, address: &str, tuning: &Tuning) -> client::Channel {
+        open_channel(self, tuning, &Running::Stopped { address: address.to_owned() })
+    }
+}
+
 fn connection_config(limits: &LimitsConfig, keepalive: &KeepaliveConfig) -> ConnectionConfig {
     ConnectionConfig {
         session: SessionConfig {
@@ -93,6 +102,12 @@ fn connection_config(limits: &LimitsConfig, keepalive: &KeepaliveConfig) -> Conn
         },
         progress: Progress::EVENT,
     }
+}
+
+fn router(tuning: &Tuning) -> Router {
+    Router::new()
+        .add_service(service())
+        .max_encoding_message_size(tuning.server.limits.max_send_message_bytes)
 }
 
 fn service() -> TestServiceServer<Conformance> {
@@ -109,12 +124,13 @@ impl World {
                 connection_config(&tuning.server.limits, &tuning.server.keepalive),
                 connection_config(&tuning.client.limits, &tuning.client.keepalive),
             );
-            hub.start(Router::new().add_service(service()));
+            hub.start(router(&tuning));
             Running::Memory(hub)
         } else {
             let address = match place.transport {
                 Transport::Unix => format!("unix:{}", folder.path().join("s").display()),
-                _ => format!("{}:0", place.host()),
+                Transport::Environment => format!("{}:0", place.host()),
+                _ => format!("{}:{}", place.host(), free_port()),
             };
             start_server(place, &tuning, address).await
         };
@@ -161,6 +177,14 @@ impl World {
             Running::Here { address, .. }
             | Running::Child { address, .. }
             | Running::Stopped { address } => address,
+        }
+    }
+
+    /// The server's process, if it has one of its own.
+    pub fn server_process(&self) -> Option<u32> {
+        match &self.server {
+            Running::Child { child, .. } => Some(child.id()),
+            _ => None,
         }
     }
 
@@ -238,7 +262,7 @@ impl World {
     /// Starts the server again, at the same address.
     pub async fn start_again(&mut self) {
         if let Running::Memory(hub) = &self.server {
-            return hub.start(Router::new().add_service(service()));
+            return hub.start(router(&self.tuning));
         }
         let address = self.address().to_owned();
         self.server = start_server(self.place, &self.tuning, address).await;
@@ -248,6 +272,18 @@ impl World {
 /// What the server counts, over this client.
 async fn observe(client: &TestServiceClient) -> Result<Observation, Status> {
     client.observe(Empty {}).await.map(rdma_rpc::Response::into_inner)
+}
+
+/// A port that no outgoing connection takes while a server is down: they come from 32768 on.
+fn free_port() -> u16 {
+    static TRIED: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let number = TRIED.fetch_add(1, Ordering::Relaxed);
+        let port = 10_000 + (std::process::id() * 331 + number * 7) % 22_000;
+        if std::net::TcpListener::bind(("127.0.0.1", port as u16)).is_ok() {
+            return port as u16;
+        }
+    }
 }
 
 async fn start_server(place: Place, tuning: &Tuning, address: String) -> Running {
@@ -285,7 +321,9 @@ fn open_channel(place: Place, tuning: &Tuning, server: &Running) -> client::Chan
         Running::Memory(hub) => {
             let hub = Hub::clone(hub)
                 .with_client(connection_config(&tuning.client.limits, &tuning.client.keepalive));
-            return client::Channel::lazy(hub, ReconnectPolicy::default());
+            let limits = MessageLimits::default()
+                .max_encoding_message_size(tuning.client.limits.max_send_message_bytes);
+            return client::Channel::lazy_with_limits(hub, ReconnectPolicy::default(), limits);
         }
         Running::Here { address, .. }
         | Running::Child { address, .. }
