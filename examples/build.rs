@@ -1,6 +1,12 @@
 //! Generates the stubs of every example's `.proto`.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    rdma_rpc_codegen::compile_protos(&["proto/greeter.proto"], &["proto"])?;
+    rdma_rpc_codegen::configure()
+        // Large `bytes` fields stay where they arrived instead of being copied into a `Vec`.
+        .bytes([".quickstart.v1", ".kv.v1"])
+        .compile_protos(
+            &["proto/quickstart.proto", "proto/greeter.proto", "proto/kv.proto"],
+            &["proto"],
+        )?;
     Ok(())
 }

@@ -41,7 +41,7 @@ impl Greeter for Polite {
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    tracing_subscriber::fmt().with_writer(std::io::stderr).init();
+    rdma_rpc_examples::init_logs();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let argument = |at: usize, default: &'static str| {
         arguments.get(at).cloned().unwrap_or_else(|| default.to_owned())

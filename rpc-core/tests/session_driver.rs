@@ -118,6 +118,22 @@ async fn a_peer_that_breaks_the_protocol_is_told_why_and_the_link_is_let_go() {
 }
 
 #[tokio::test]
+async fn a_call_that_never_left_a_broken_connection_can_be_made_again() {
+    let mut scripted = scripted(1);
+    tokio::task::yield_now().await;
+    let first = scripted.call(None);
+    scripted.hears(Kind::Request).await;
+    let second = scripted.call(None);
+    tokio::task::yield_now().await;
+    scripted.say(Header { kind: 0x7f, ..Header::new(Kind::Ping, 0) }, &[]);
+    assert_eq!(first.await.unwrap().unwrap_err().code(), Code::Internal);
+    // It was tried again: the connector has no other connection to give.
+    let status = second.await.unwrap().unwrap_err();
+    assert!(status.message().contains("only one"), "{status}");
+    assert_eq!((status.code(), status.request_seen()), (Code::Unavailable, RequestSeen::NeverSent));
+}
+
+#[tokio::test]
 async fn a_stream_with_malformed_metadata_is_given_up_at_the_server_too() {
     let mut scripted = scripted(10);
     let call = scripted.call(None);

@@ -83,6 +83,11 @@ impl Calls {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn waiting_len(&self) -> usize {
+        self.waiting.len()
+    }
+
     /// A call that waited for a stream does not want one any more. They are taken out in bulk, so
     /// that many calls that expire behind a server that is full cost little, and keep no memory.
     pub(super) fn forget_waiting(&mut self) {

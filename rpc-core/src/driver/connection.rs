@@ -197,6 +197,7 @@ impl<L: Link> Connection<L> {
         act: impl FnOnce(&mut Owner<L>) -> Result<(), crate::link::LinkError>,
         job: impl FnOnce() -> Job,
     ) {
+        let _rescue = Rescue(self);
         let Some(mut owner) = self.try_lock() else { return self.leave(job()) };
         owner.armed = false;
         self.run_jobs(&mut owner);
@@ -246,8 +247,21 @@ impl<L: Link> Connection<L> {
     }
 }
 
+/// A message's own code may panic while its call owns the connection. The lock goes with the panic,
+/// but jobs that others left meanwhile still want their owner. Declare it before the lock.
+struct Rescue<'a, L: Link>(&'a Connection<L>);
+
+impl<L: Link> Drop for Rescue<'_, L> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.with_owner(Owner::settle_or_fail);
+        }
+    }
+}
+
 impl<L: Link> Conn for Connection<L> {
     fn open(&self, request: &OpenRequest<'_>) -> Arc<Cell> {
+        let _rescue = Rescue(self);
         if let Some(mut owner) = self.try_lock() {
             owner.armed = false;
             self.run_jobs(&mut owner);

@@ -28,6 +28,8 @@ mod job;
 mod owner;
 mod pulls;
 mod task;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use connection::{Conn, Connection, OpenRequest};
 pub(crate) use owner::{Arrival, Arrivals};

@@ -270,7 +270,8 @@ impl<L: Link> Owner<L> {
                 self.calls.waiting_abandoned = self.calls.waiting_abandoned.saturating_sub(1);
             } else if expired {
                 let text = "the call's deadline passed while waiting for a free stream";
-                let status = never_sent(&Status::deadline_exceeded(text));
+                let status =
+                    Status::deadline_exceeded(text).with_request_seen(RequestSeen::NeverSent);
                 open.cell.put_end(End::Failed(status));
             } else {
                 let mut request = open.borrow();
@@ -459,12 +460,13 @@ impl<L: Link> Owner<L> {
         }
         let status = Status::new(code, text);
         for (id, cell) in self.calls.cells.iter_mut().filter_map(Option::take) {
-            let seen = if self.session.was_sent(id) || self.session.role() == Role::Server {
-                RequestSeen::MayHaveRun
+            let sent = self.session.was_sent(id) || self.session.role() == Role::Server;
+            let status = if sent {
+                status.clone().with_request_seen(RequestSeen::MayHaveRun)
             } else {
-                RequestSeen::NeverSent
+                never_sent(&status)
             };
-            cell.put_end(End::Failed(status.clone().with_request_seen(seen)));
+            cell.put_end(End::Failed(status));
         }
         for open in self.calls.waiting.drain(..) {
             open.cell.put_end(End::Failed(never_sent(&status)));
@@ -494,8 +496,10 @@ impl From<SessionError> for Failure {
     }
 }
 
+/// The end of a call that never left a connection that is over. Whatever was wrong with the
+/// connection is not wrong with the call, which can be made again on another.
 pub(super) fn never_sent(status: &Status) -> Status {
-    status.clone().with_request_seen(RequestSeen::NeverSent)
+    Status::unavailable(status.message()).with_request_seen(RequestSeen::NeverSent)
 }
 
 fn refusal(refused: Opened, request: &NewStream<'_>) -> Status {

@@ -24,8 +24,8 @@ pub struct SessionConfig {
     pub window_bytes: u64,
     /// The longest message accepted where a stream has no limit of its own, in bytes.
     pub max_message_bytes: usize,
-    /// Message bytes held for all streams of the connection at once; beyond it the stream that
-    /// brings more ends with `RESOURCE_EXHAUSTED`.
+    /// Bytes of messages and of open streams' metadata held for the connection at once; beyond it
+    /// the stream that brings more ends with `RESOURCE_EXHAUSTED`.
     pub max_buffered_bytes: u64,
     /// With calls open and nothing heard for this long, a PING goes out. Zero: never.
     pub keepalive_interval: Duration,

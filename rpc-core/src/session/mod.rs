@@ -23,11 +23,12 @@
 //! for the old stream arrives before the REQUEST that uses the slot again; a server ignores
 //! frames for slots that are free.
 
+mod compose;
 mod config;
 mod control;
 mod deadlines;
 mod event;
-mod frames;
+mod pieces;
 mod receive;
 mod send;
 mod serve;
@@ -182,7 +183,7 @@ impl Session {
         self.going_away
     }
 
-    /// Message bytes held for readers.
+    /// Bytes of messages and metadata held for readers.
     pub fn buffered_bytes(&self) -> u64 {
         self.buffered_bytes
     }
@@ -335,6 +336,7 @@ impl Session {
         let stream = &mut self.streams[slot as usize];
         self.buffered_bytes -= stream.held();
         stream.consumed = stream.receive_position;
+        stream.metadata_bytes = 0;
         stream.partial = None;
         stream.queue = None;
         stream.window_queued = false;

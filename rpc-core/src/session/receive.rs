@@ -3,22 +3,19 @@
 
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 use super::control::{MAX_QUEUED_PONGS, setting};
-use super::event::{Event, Finish, Message, Payload, Refusal, SessionError};
-use super::stream::{Partial, State};
-use super::{CANCELLED, RESOURCE_EXHAUSTED, Role, Session, StreamId, UNAVAILABLE};
+use super::event::{Event, Finish, Payload, Refusal, SessionError};
+use super::pieces::{Taken, check_may_send, piece};
+use super::stream::State;
+use super::{CANCELLED, Role, Session, StreamId, UNAVAILABLE};
 use crate::link::BulkDescriptor;
 use crate::wire::{
     HEADER_BYTES, Header, INITIAL_MAX_STREAMS, INITIAL_WINDOW_BYTES, Kind, MAX_METHODS,
     MAX_PATH_BYTES, MAX_UNANSWERED_BULKS, MESSAGE_OVERHEAD_BYTES, SKIPPABLE, WireError, flag,
     split,
 };
-
-/// The first allocation for a message that comes in pieces, in bytes: more follows as pieces
-/// arrive, so that a length alone makes nobody allocate.
-const FIRST_PARTIAL_BYTES: usize = 64 * 1024;
 
 /// A deadline further away than this is none: `Instant` arithmetic must not overflow.
 const MAX_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -33,28 +30,12 @@ pub struct FrameRef<'a> {
 }
 
 impl<'a> FrameRef<'a> {
-    fn payload(&self, part: &'a [u8]) -> Payload<'a> {
+    pub(super) fn payload(&self, part: &'a [u8]) -> Payload<'a> {
         match self.owner {
             Some(owner) => Payload::Owned(owner.slice_ref(part)),
             None => Payload::Borrowed(part),
         }
     }
-}
-
-/// A message, or a piece of one, in a frame.
-struct Piece<'a> {
-    payload: Payload<'a>,
-    /// The length of the whole message, in bytes.
-    total: usize,
-    /// More pieces follow.
-    more: bool,
-}
-
-/// What became of a piece.
-enum Taken<'a> {
-    Whole(Message<'a>),
-    Part,
-    Refused(Refusal),
 }
 
 impl Session {
@@ -227,6 +208,9 @@ impl Session {
         if let Some(deadline) = deadline {
             self.deadlines.insert(slot, deadline);
         }
+        if let Some(why) = self.hold_metadata(slot, metadata) {
+            return Ok(self.refuse(stream, why));
+        }
         let message = match piece {
             None => None,
             Some(piece) => match self.take(slot, piece)? {
@@ -308,6 +292,9 @@ impl Session {
         let Some(stream) = self.receiving(header)? else { return Ok(Event::None) };
         if std::mem::replace(&mut self.streams[stream.slot()].headers_over, true) {
             return Err(WireError::new(0, "HEADERS twice, or after a message"));
+        }
+        if let Some(why) = self.hold_metadata(stream.slot, metadata) {
+            return Ok(self.refuse(stream, why));
         }
         Ok(Event::Headers { stream, metadata })
     }
@@ -400,86 +387,6 @@ impl Session {
         Ok(Event::GoAway { unseen, code: header.code, reason })
     }
 
-    // ---- pieces ----
-
-    fn take<'a>(&mut self, slot: u32, piece: Piece<'a>) -> Result<Taken<'a>, WireError> {
-        let Piece { payload, total, more } = piece;
-        let max_buffered = self.config.max_buffered_bytes;
-        let window_bytes = self.config.window_bytes;
-        let client = self.role == Role::Client;
-        let stream = &mut self.streams[slot as usize];
-        check_may_send(stream)?;
-        stream.headers_over |= client;
-        let len = payload.as_slice().len();
-        let first = stream.partial.is_none();
-        if first && total > stream.max_message_bytes {
-            let limit_bytes = stream.max_message_bytes;
-            return Ok(Taken::Refused(Refusal::MessageTooLong {
-                bytes: total as u64,
-                limit_bytes,
-            }));
-        }
-        let cost = len as u64 + if first { MESSAGE_OVERHEAD_BYTES } else { 0 };
-        if self.buffered_bytes + cost > max_buffered {
-            return Ok(Taken::Refused(Refusal::TooMuchBuffered { limit_bytes: max_buffered }));
-        }
-        let start = stream.receive_position;
-        stream.receive_position += cost;
-        self.buffered_bytes += cost;
-        if first && !more {
-            if len != total {
-                return Err(WireError::new(12, "the message's length is not the frame's"));
-            }
-            let position = stream.receive_position;
-            return Ok(Taken::Whole(Message { payload, position }));
-        }
-        let partial = stream.partial.get_or_insert_with(|| {
-            let bytes = BytesMut::with_capacity(total.min(FIRST_PARTIAL_BYTES));
-            Box::new(Partial { total, bytes, start })
-        });
-        let so_far = partial.bytes.len() + len;
-        if partial.total != total {
-            return Err(WireError::new(12, "the message's length has changed between its pieces"));
-        }
-        if so_far > total || (so_far == total) == more || len == 0 {
-            return Err(WireError::new(12, "the pieces do not add up to the message's length"));
-        }
-        if partial.bytes.capacity() < so_far {
-            let room = (partial.bytes.capacity() * 2).clamp(so_far, total);
-            partial.bytes.reserve(room - partial.bytes.len());
-        }
-        partial.bytes.extend_from_slice(payload.as_slice());
-        if more {
-            stream.credit(window_bytes);
-            self.queue_window(slot);
-            return Ok(Taken::Part);
-        }
-        let position = stream.receive_position;
-        let Some(partial) = stream.partial.take() else { return Ok(Taken::Part) };
-        let payload = Payload::Owned(partial.bytes.freeze());
-        Ok(Taken::Whole(Message { payload, position }))
-    }
-
-    fn refuse<'a>(&mut self, stream: StreamId, why: Refusal) -> Event<'a> {
-        match self.role {
-            Role::Server => self.end_with(stream.slot, RESOURCE_EXHAUSTED, &why.to_string()),
-            Role::Client => self.give_up(stream.slot, CANCELLED),
-        }
-        Event::Refused { stream, why }
-    }
-
-    fn note_end(&mut self, slot: u32, header: Header) -> Result<bool, WireError> {
-        let end = header.flags & flag::END != 0;
-        if end {
-            let stream = &mut self.streams[slot as usize];
-            if stream.partial.is_some() {
-                return Err(WireError::new(1, "the stream ends inside a message"));
-            }
-            stream.receive_closed = true;
-        }
-        Ok(end)
-    }
-
     // ---- streams a frame may name ----
 
     fn wire_slot(&self, header: Header) -> Result<u32, WireError> {
@@ -540,31 +447,7 @@ impl Session {
     }
 }
 
-fn check_may_send(stream: &super::stream::Stream) -> Result<(), WireError> {
-    if stream.receive_closed {
-        return Err(WireError::new(0, "a message after the end of messages"));
-    }
-    if stream.receive_position >= stream.advertised {
-        return Err(WireError::new(0, "a message beyond the stream's window"));
-    }
-    Ok(())
-}
-
-fn piece<'a>(
-    header: Header,
-    body: &'a [u8],
-    frame: FrameRef<'a>,
-    at: usize,
-) -> Result<Option<Piece<'a>>, WireError> {
-    if header.flags & flag::MESSAGE == 0 {
-        expect_end(body, at)?;
-        return Ok(None);
-    }
-    let more = header.flags & flag::MORE != 0;
-    Ok(Some(Piece { payload: frame.payload(body), total: header.b as usize, more }))
-}
-
-fn expect_end(rest: &[u8], at: usize) -> Result<(), WireError> {
+pub(super) fn expect_end(rest: &[u8], at: usize) -> Result<(), WireError> {
     if rest.is_empty() {
         Ok(())
     } else {

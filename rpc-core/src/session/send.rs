@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 
-use super::control::{Control, frame, put};
-use super::frames::{
+use super::compose::{
     block_len, bulk_frame, request_extra_len, trailers_frame, write_block, write_request_head,
 };
+use super::control::{Control, frame, put};
 use super::stream::{PendingMessage, Stream};
 use super::{RESOURCE_EXHAUSTED, Role, Session, StreamId};
 use crate::link::{FrameSink, LinkError};
@@ -128,23 +128,39 @@ impl Session {
         }
         let Some(method) = self.bind(request.path) else { return Ok(Opened::BadPath) };
         self.transmit_control(sink)?;
-        let slot = self.free.pop().unwrap_or_else(|| {
+        let slot = self.free.last().copied().unwrap_or(self.streams.len() as u32);
+        // A message's own code may panic: nothing has changed before it is encoded.
+        let sent = self.send_request(sink, slot, method, request)?;
+        let unsent = match request.message {
+            Some(message) if !sent => Some(message.to_bytes()),
+            _ => None,
+        };
+        if self.free.pop().is_none() {
             self.streams.push(Stream::default());
-            (self.streams.len() - 1) as u32
-        });
+        }
         let id = self.begin(slot, request.max_message_bytes);
         if let Some((_, deadline)) = request.timeout {
             self.deadlines.insert(slot, deadline);
         }
-        if !self.send_request(sink, slot, method, request)? {
-            self.queue_request(sink, slot, method, request)?;
+        if sent {
+            self.requests += 1;
+            let number = self.requests;
+            let stream = &mut self.streams[slot as usize];
+            stream.request_number = number;
+            stream.send_closed = request.end;
+            if let Some(message) = request.message {
+                stream.send_position += message.encoded_len() as u64 + MESSAGE_OVERHEAD_BYTES;
+            }
+        } else {
+            self.queue_request(slot, method, request, unsent);
+            self.transmit(sink)?;
         }
         Ok(Opened::Stream(id))
     }
 
     /// The straight way: one frame with everything. `false`: it does not fit or there is no room.
     fn send_request<S: FrameSink>(
-        &mut self,
+        &self,
         sink: &mut S,
         slot: u32,
         method: u16,
@@ -169,38 +185,25 @@ impl Session {
             message.encode(body);
         }
         sink.commit();
-        self.requests += 1;
-        let number = self.requests;
-        let stream = &mut self.streams[slot as usize];
-        stream.request_number = number;
-        stream.send_closed = request.end;
-        if request.message.is_some() {
-            stream.send_position += message_len as u64 + MESSAGE_OVERHEAD_BYTES;
-        }
         Ok(true)
     }
 
-    fn queue_request<S: FrameSink>(
+    fn queue_request(
         &mut self,
-        sink: &mut S,
         slot: u32,
         method: u16,
         request: &NewStream<'_>,
-    ) -> Result<(), LinkError> {
+        message: Option<Bytes>,
+    ) {
         let mut head = vec![0; HEADER_BYTES + request_extra_len(request)];
-        let only_head = NewStream { end: request.end && request.message.is_none(), ..*request };
+        let only_head = NewStream { end: request.end && message.is_none(), ..*request };
         write_request_head(&mut head, slot, method, &only_head, false, 0);
         let stream = &mut self.streams[slot as usize];
         stream.send_closed = request.end;
         let queue = stream.queue_mut();
         queue.head = Some(head.into());
-        queue.message = request.message.map(|message| PendingMessage {
-            bytes: message.to_bytes(),
-            sent: 0,
-            end: request.end,
-        });
+        queue.message = message.map(|bytes| PendingMessage { bytes, sent: 0, end: request.end });
         self.serve_soon(slot);
-        self.transmit(sink)
     }
 
     /// Sends one message on an open stream; with `end`, the last one of this side.

@@ -1,11 +1,19 @@
-//! What could not go at once: served in turn, a frame per stream and turn, as room and window
-//! allow.
+//! What waits for room or window, served in turn: a frame per stream and turn.
 
 use super::Session;
 use super::control::put;
 use super::stream::State;
 use crate::link::{FrameSink, LinkError};
 use crate::wire::{HEADER_BYTES, Header, Kind, MESSAGE_OVERHEAD_BYTES, flag};
+
+/// What became of a stream's turn.
+enum Served {
+    /// One frame went.
+    Frame,
+    NoRoom,
+    /// Its message waits for a bulk buffer.
+    NoBuffer,
+}
 
 impl Session {
     pub(super) fn may_go_straight(&self) -> bool {
@@ -166,13 +174,4 @@ impl Session {
             self.writable.push(id);
         }
     }
-}
-
-/// What became of a stream's turn.
-enum Served {
-    /// One frame went.
-    Frame,
-    NoRoom,
-    /// Its message waits for a bulk buffer.
-    NoBuffer,
 }

@@ -48,6 +48,8 @@ pub(super) struct Stream {
     pub(super) consumed: u64,
     /// What the sender gets credit for: at least `consumed`.
     pub(super) credited: u64,
+    /// The metadata the peer sent, which is held until the stream is over.
+    pub(super) metadata_bytes: u64,
     /// The limit last stated to the sender.
     pub(super) advertised: u64,
     pub(super) receive_closed: bool,
@@ -125,7 +127,7 @@ impl Stream {
 
     /// Bytes held for the reader.
     pub(super) fn held(&self) -> u64 {
-        self.receive_position - self.consumed
+        self.receive_position - self.consumed + self.metadata_bytes
     }
 
     /// Credits what the reader took, and the pieces of a message it is waiting for: a message

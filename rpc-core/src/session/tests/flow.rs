@@ -246,7 +246,8 @@ fn a_message_that_waits_for_a_bulk_buffer_stops_nobody_else() {
 fn a_bulk_frame_that_finds_no_room_is_not_lost() {
     let mut pair = Pair::settled(BULK);
     let (id, _) = opened(&mut pair);
-    pair.client.sink.room_bytes = 0;
+    // No room for BULK, but for the end behind it, which must not overtake.
+    pair.client.sink.room_bytes = 20;
     pair.client_sends(id, 5000, false);
     let (session, sink) = (&mut pair.client.session, &mut pair.client.sink);
     session.end_messages(sink, id).unwrap();
@@ -258,6 +259,47 @@ fn a_bulk_frame_that_finds_no_room_is_not_lost() {
         matches!(&seen[0], Seen::Message { message: Some(message), end: false, .. } if message.len() == 5000)
     );
     assert!(matches!(&seen[1], Seen::Message { message: None, end: true, .. }));
+}
+
+#[test]
+fn trailers_do_not_overtake_a_bulk_frame_that_finds_no_room() {
+    let mut pair = Pair::settled(BULK);
+    let (_, at_server) = opened(&mut pair);
+    pair.server.sink.max_bulks = 0;
+    assert_eq!(pair.server_sends(at_server, 5000), Sending::Queued);
+    pair.finish(at_server, 0);
+    (pair.server.sink.max_bulks, pair.server.sink.room_bytes) = (1, 20);
+    pair.server.transmit();
+    assert_eq!(pair.server.kinds(), []);
+    pair.server.sink.room_bytes = usize::MAX;
+    pair.run();
+    let seen = pair.client.take();
+    assert!(matches!(seen[0], Seen::Message { message: Some(_), .. }), "{}", seen.len());
+    assert!(matches!(seen[1], Seen::Finished { code: 0, .. }));
+    pair.assert_idle();
+}
+
+#[test]
+fn metadata_counts_as_held_until_its_stream_is_over() {
+    let server = SessionConfig { max_buffered_bytes: 20_000, ..SessionConfig::default() };
+    let mut pair = Pair::with(ROOMY, SessionConfig::default(), server);
+    pair.run();
+    let mut metadata = MetadataMap::new();
+    metadata.insert("x-a", "v".repeat(3000).parse().unwrap());
+    pair.empty = metadata;
+    let ids: Vec<_> = (0..10).map(|_| pair.open(&streaming())).collect();
+    pair.run();
+    assert!((18_000..20_000).contains(&pair.server.session.buffered_bytes()));
+    let refused = pair.client.take();
+    assert_eq!(refused.len(), 4);
+    for seen in refused {
+        assert!(matches!(seen, Seen::Finished { code: RESOURCE_EXHAUSTED, .. }));
+    }
+    for id in ids {
+        pair.client.session.cancel(id, CANCELLED);
+    }
+    pair.run();
+    pair.assert_idle();
 }
 
 #[test]

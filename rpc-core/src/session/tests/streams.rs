@@ -349,6 +349,58 @@ fn streams_beyond_a_limit_the_client_had_not_heard_of_are_refused() {
 }
 
 #[test]
+fn slots_that_were_free_before_a_lower_limit_was_heard_are_not_used() {
+    let server = SessionConfig { max_streams: 2, ..SessionConfig::default() };
+    let mut pair = Pair::with(ROOMY, SessionConfig::default(), server);
+    pair.client.sink.room_bytes = 0;
+    let ids: Vec<_> = (0..10).map(|_| pair.open(&unary(10))).collect();
+    for id in ids {
+        pair.client.session.cancel(id, CANCELLED);
+    }
+    pair.client.sink.room_bytes = usize::MAX;
+    pair.run();
+    for _ in 0..2 {
+        assert!(pair.open(&unary(10)).slot() < 2);
+    }
+    assert_eq!(pair.try_open(&unary(10)), Opened::NoSlot);
+}
+
+/// A message whose own code panics.
+struct Panics;
+
+impl Encode for Panics {
+    fn encoded_len(&self) -> usize {
+        10
+    }
+
+    fn encode(&self, _: &mut [u8]) {
+        panic!("as the test asked");
+    }
+}
+
+#[test]
+fn a_message_that_panics_while_it_is_encoded_leaves_nothing_behind() {
+    let mut pair = Pair::settled(ROOMY);
+    for room_bytes in [usize::MAX, 0] {
+        pair.client.sink.room_bytes = room_bytes;
+        let request = NewStream {
+            path: "/a.B/C",
+            metadata: &pair.empty,
+            timeout: Some((Duration::from_secs(1), pair.now)),
+            message: Some(&Panics),
+            end: true,
+            max_message_bytes: 100,
+        };
+        let client = &mut pair.client;
+        let open = || client.session.open(&mut client.sink, &request);
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(open)).unwrap_err();
+    }
+    pair.client.sink.room_bytes = usize::MAX;
+    pair.run();
+    pair.assert_idle();
+}
+
+#[test]
 fn methods_are_bound_once_and_in_order_up_to_the_limit() {
     let mut pair = Pair::settled(ROOMY);
     let paths: Vec<&'static str> =

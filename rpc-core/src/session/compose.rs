@@ -1,8 +1,7 @@
-//! Whole frames, written in one place each.
+//! Frames that carry calls, written byte by byte.
 
-use super::RESOURCE_EXHAUSTED;
 use super::control::{MAX_TEXT_BYTES, cut, frame};
-use super::send::NewStream;
+use super::{NewStream, RESOURCE_EXHAUSTED};
 use crate::metadata::MetadataMap;
 use crate::wire::{HEADER_BYTES, Header, Kind, flag};
 

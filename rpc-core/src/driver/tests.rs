@@ -1,0 +1,219 @@
+//! What the owner owes calls when the link fails under them, and what it keeps of calls that
+//! nobody wants any more.
+
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+
+use super::cell::Cell;
+use super::connection::{Conn, Connection, OpenRequest};
+use super::job::{Job, OwnedOpen};
+use super::owner::{Failure, Owner};
+use super::task::{Progress, now};
+use crate::link::{BulkDescriptor, FrameSink, Link, LinkError, LinkInfo, LinkLimits, Received};
+use crate::memory::{MemoryConfig, MemoryLink, pair};
+use crate::metadata::MetadataMap;
+use crate::session::{CANCELLED, Encode, Role, Session, SessionConfig};
+use crate::status::{Code, RequestSeen};
+
+/// A link that fails at its n-th frame.
+#[derive(Debug)]
+struct Failing {
+    link: MemoryLink,
+    frames_left: usize,
+}
+
+impl FrameSink for Failing {
+    fn limits(&self) -> LinkLimits {
+        self.link.limits()
+    }
+
+    fn reserve(&mut self, len: usize) -> Result<Option<&mut [u8]>, LinkError> {
+        if self.frames_left == 0 {
+            return Err(LinkError::io("the test's cable was cut"));
+        }
+        self.frames_left -= 1;
+        self.link.reserve(len)
+    }
+
+    fn commit(&mut self) {
+        self.link.commit();
+    }
+
+    fn bulk_reserve(&mut self, len: usize) -> Result<Option<&mut [u8]>, LinkError> {
+        self.link.bulk_reserve(len)
+    }
+
+    fn bulk_commit(&mut self) -> BulkDescriptor {
+        self.link.bulk_commit()
+    }
+
+    fn bulk_release(&mut self, descriptor: &BulkDescriptor) -> Result<(), LinkError> {
+        self.link.bulk_release(descriptor)
+    }
+
+    fn bulk_pull(
+        &mut self,
+        ticket: u64,
+        descriptor: &BulkDescriptor,
+        len: usize,
+    ) -> Result<bool, LinkError> {
+        self.link.bulk_pull(ticket, descriptor, len)
+    }
+}
+
+impl Link for Failing {
+    fn flush(&mut self) -> Result<(), LinkError> {
+        self.link.flush()
+    }
+
+    fn receive(&mut self) -> Result<Option<Received<'_>>, LinkError> {
+        self.link.receive()
+    }
+
+    fn has_unsent(&self) -> bool {
+        self.link.has_unsent()
+    }
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LinkError>> {
+        self.link.poll_ready(cx)
+    }
+
+    fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LinkError>> {
+        self.link.poll_close(cx)
+    }
+
+    fn info(&self) -> LinkInfo {
+        self.link.info()
+    }
+}
+
+fn failing(frames_left: usize) -> (Owner<Failing>, MemoryLink) {
+    let (link, far) = pair(MemoryConfig::default());
+    let session = Session::new(Role::Client, SessionConfig::default(), link.limits(), now());
+    (Owner::new(session, Failing { link, frames_left }), far)
+}
+
+fn unary<'a>(metadata: &'a MetadataMap, message: &'a Bytes) -> OpenRequest<'a> {
+    OpenRequest {
+        path: "/a/b",
+        metadata,
+        timeout: None,
+        message: Some(message as &dyn Encode),
+        end: true,
+        max_message_bytes: 1000,
+    }
+}
+
+fn failure(cell: &Cell) -> (Code, RequestSeen) {
+    let status = cell.failure().expect("the call has not ended");
+    (status.code(), status.request_seen())
+}
+
+#[test]
+fn a_call_left_to_the_owner_ends_when_opening_it_kills_the_connection() {
+    let (metadata, message) = (MetadataMap::new(), Bytes::from_static(b"abc"));
+    // SETTINGS, METHOD and REQUEST: the cable can be cut before each.
+    for frames_left in 0..3 {
+        let (mut owner, _far) = failing(frames_left);
+        let cell = Arc::<Cell>::default();
+        owner.run_job(Job::Open(OwnedOpen::new(&cell, &unary(&metadata, &message))));
+        assert_eq!(failure(&cell), (Code::Unavailable, RequestSeen::NeverSent), "{frames_left}");
+        let late = Arc::<Cell>::default();
+        owner.run_job(Job::Open(OwnedOpen::new(&late, &unary(&metadata, &message))));
+        assert_eq!(failure(&late), (Code::Unavailable, RequestSeen::NeverSent));
+    }
+}
+
+#[test]
+fn a_message_left_to_a_dead_owner_does_not_block_its_sender() {
+    let (metadata, message) = (MetadataMap::new(), Bytes::from_static(b"abc"));
+    let (mut owner, _far) = failing(usize::MAX);
+    let cell = Arc::<Cell>::default();
+    cell.block_writer();
+    let request = OpenRequest { message: None, end: false, ..unary(&metadata, &message) };
+    owner.run_job(Job::Open(OwnedOpen::new(&cell, &request)));
+    let id = cell.id().unwrap();
+    cell.block_writer();
+    owner.fail(Failure::Link(LinkError::io("gone")));
+    owner.run_job(Job::Send { id, cell: Arc::clone(&cell), message, end: false });
+    let poll = cell.poll_writable(&mut Context::from_waker(Waker::noop()));
+    assert_eq!(poll, Poll::Ready(false));
+    assert_eq!(failure(&cell), (Code::Unavailable, RequestSeen::MayHaveRun));
+}
+
+#[test]
+fn calls_given_up_while_they_wait_for_a_stream_keep_no_memory() {
+    let (metadata, message) = (MetadataMap::new(), Bytes::from(vec![0; 1000]));
+    let (mut owner, _far) = failing(usize::MAX);
+    let open: Vec<_> = (0..128)
+        .map(|_| {
+            let cell = Arc::<Cell>::default();
+            owner.open_or_fail(&cell, &unary(&metadata, &message));
+            assert!(cell.id().is_some());
+            cell
+        })
+        .collect();
+    let first = Arc::<Cell>::default();
+    owner.open_or_fail(&first, &unary(&metadata, &message));
+    for _ in 0..1000 {
+        let cell = Arc::<Cell>::default();
+        owner.open_or_fail(&cell, &unary(&metadata, &message));
+        assert!(cell.id().is_none());
+        cell.abandon();
+        owner.cancel(&cell, CANCELLED);
+        assert!(owner.calls.waiting_len() <= 3, "{}", owner.calls.waiting_len());
+    }
+    assert!(first.id().is_none() && open.len() == 128);
+}
+
+/// A message that makes another call, finds the connection taken, and panics.
+struct Panics<'a> {
+    connection: &'a Connection<MemoryLink>,
+    other: std::sync::Mutex<Option<Arc<Cell>>>,
+}
+
+impl Encode for Panics<'_> {
+    fn encoded_len(&self) -> usize {
+        10
+    }
+
+    fn encode(&self, _: &mut [u8]) {
+        let (metadata, message) = (MetadataMap::new(), Bytes::from_static(b"abc"));
+        let other = self.connection.open(&unary(&metadata, &message));
+        assert!(other.id().is_none(), "the connection is taken");
+        *self.other.lock().unwrap() = Some(other);
+        panic!("as the test asked");
+    }
+}
+
+#[test]
+fn a_message_that_panics_under_the_lock_takes_nobody_elses_call_along() {
+    let (near, _far) = pair(MemoryConfig::default());
+    let connection =
+        Connection::new(Role::Client, SessionConfig::default(), Progress::EVENT, near, now());
+    let message = Panics { connection: &connection, other: std::sync::Mutex::new(None) };
+    let (metadata, none) = (MetadataMap::new(), Bytes::new());
+    let request = OpenRequest { message: Some(&message), ..unary(&metadata, &none) };
+    let open = || connection.open(&request);
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(open)).unwrap_err();
+    let other = message.other.lock().unwrap().take().unwrap();
+    assert!(other.id().is_some(), "its job was forgotten");
+}
+
+#[test]
+fn a_stream_that_was_never_sent_and_is_given_up_goes_to_the_next_call_that_waits() {
+    let (metadata, message) = (MetadataMap::new(), Bytes::from(vec![0; 1000]));
+    let memory = MemoryConfig { queue_bytes: 8192, ..MemoryConfig::default() };
+    let (near, _far) = pair(memory);
+    let connection =
+        Connection::new(Role::Client, SessionConfig::default(), Progress::EVENT, near, now());
+    let cells: Vec<_> = (0..129).map(|_| connection.open(&unary(&metadata, &message))).collect();
+    let (waiting, unsent) = (&cells[128], &cells[127]);
+    assert!(waiting.id().is_none() && unsent.id().is_some());
+    unsent.abandon();
+    connection.cancel(unsent, CANCELLED);
+    connection.flush();
+    assert!(waiting.id().is_some(), "nobody told it that a stream is free");
+}
