@@ -101,7 +101,7 @@ impl Drop for Child {
     }
 }
 
-/// The child's side of [`Child::server`]: serves until its standard input closes, lets open calls
+/// The server in a child process: serves until its standard input closes, lets open calls
 /// finish, and ends.
 pub async fn serve_until_stdin_closes() {
     let text = std::env::var(SERVER_CONFIG).unwrap_or_default();
