@@ -11,7 +11,7 @@ fn main() {
         ["server"] => runtime().block_on(serve_until_stdin_closes()),
         ["hold", target] => runtime().block_on(cases::crash::hold_calls(target)),
         ["case", name, place] => {
-            let place: Place = place.parse().unwrap_or_else(|error| usage(error));
+            let place: Place = place.parse().unwrap_or_else(usage);
             match cases::find(name) {
                 Some((name, case)) => run(name, place, case),
                 None => usage(format!("no case {name:?}: see conformance list")),

@@ -1,5 +1,7 @@
 //! Connections begin, end, and begin again.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rdma_rpc::{Code, RequestSeen};
@@ -216,4 +218,52 @@ async fn settled(world: &crate::harness::World) -> (Held, Held) {
     let seen = world.observe().await;
     let here = (observe::open_files(), observe::shared_maps(), observe::alive_tasks());
     (here, (seen.open_files, seen.memory_maps, seen.alive_tasks))
+}
+
+/// Callers that go on calling while their server is killed and started again: each call ends, by
+/// success or UNAVAILABLE, and in the end all succeed.
+pub async fn restart_under_load(place: Place) {
+    let mut world = place.world().await;
+    let client = world.client();
+    exchange(&client, 1, 1).await.unwrap();
+    let stop = Arc::new(AtomicBool::new(false));
+    let callers: Vec<_> = (0..16)
+        .map(|caller| {
+            let (client, stop) = (client.clone(), Arc::clone(&stop));
+            tokio::spawn(async move {
+                let (mut good, mut bad) = (0, 0);
+                while !stop.load(Ordering::SeqCst) {
+                    let bytes = (good + bad) * 997 % 60_000;
+                    let call = exchange(&client, bytes, 60_000 - bytes);
+                    match within(10 * SECOND, "a call", call).await {
+                        Ok(()) => good += 1,
+                        Err(status) => {
+                            assert_eq!(status.code(), Code::Unavailable, "{caller}: {status}");
+                            bad += 1;
+                            tokio::time::sleep(Duration::from_millis(2)).await;
+                        }
+                    }
+                }
+                (good, bad)
+            })
+        })
+        .collect();
+    for _ in 0..4 {
+        tokio::time::sleep(Duration::from_millis(150)).await;
+        world.kill_server().await;
+        tokio::time::sleep(Duration::from_millis(30)).await;
+        world.start_again().await;
+        come_back(&client).await;
+    }
+    stop.store(true, Ordering::SeqCst);
+    for caller in callers {
+        let (good, bad) = within(10 * SECOND, "a caller", caller).await.unwrap();
+        assert!(good > 0, "{bad} calls failed and none succeeded");
+    }
+    at_once(16, move |_| {
+        let client = client.clone();
+        async move { exchange(&client, 1000, 1000).await.unwrap() }
+    })
+    .await;
+    world.observe_until("at rest", |seen| seen.running == 0).await;
 }

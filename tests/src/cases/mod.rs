@@ -11,6 +11,7 @@ pub mod progress;
 pub mod sizes;
 mod support;
 pub mod time;
+pub mod wire;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -30,13 +31,13 @@ macro_rules! case_list {
         sizes: every_threshold streams_of_every_size four_mib_limit limits_of_one_client
             configured_send_limit;
         time: timeout_on_sleeping_server deadline_travels deadline_drops_the_handler
-            deadline_of_a_stream cancel_after_begin cancel_after_first_response
+            deadline_of_a_stream deadline_while_blocked cancel_after_begin cancel_after_first_response
             dropped_call_cancels_the_handler cancelled_in_the_middle_of_a_send
             thousand_cancelled_calls;
         flow: stopped_reader_stops_only_its_stream stopped_server_reader_stops_only_its_stream
             thousand_streams more_calls_than_streams slow_duplex_both_ways idle_then_burst
             many_threads_one_connection;
-        life: graceful_shutdown handover channel_soak reconnect;
+        life: graceful_shutdown handover channel_soak reconnect restart_under_load;
     } };
     (heavy $then:ident $($with:tt)*) => { $crate::$then! { $($with)*
         sizes: sixty_four_mib_both_ways sixty_four_mib_streams;
@@ -47,13 +48,14 @@ macro_rules! case_list {
         hostile: garbage http_preface truncated_hello oversized_lengths wrong_version
             half_open_by_the_hundred garbage_after_handshake silence_after_handshake
             shutdown_among_strangers;
+        wire: cut_at_any_byte silent_at_any_byte;
         impostor: other_protocols silence hang_up refusal oversized_reply unasked_transport;
     } };
     (processes $then:ident $($with:tt)*) => { $crate::$then! { $($with)*
         crash: killed_server killed_client stopped_server stopped_client;
     } };
     (rings $then:ident $($with:tt)*) => { $crate::$then! { $($with)*
-        progress: busy adaptive event mixed small_rings;
+        progress: busy adaptive event mixed small_rings single_thread;
     } };
 }
 
@@ -118,7 +120,7 @@ pub fn find(name: &str) -> Option<(&'static str, Case)> {
 
 /// Whether a case needs a process that nothing else runs in.
 pub fn counts_what_a_process_holds(name: &str) -> bool {
-    ["crash::", "hostile::", "life::connections_leave_nothing"]
+    ["crash::", "hostile::", "wire::", "life::connections_leave_nothing"]
         .iter()
         .any(|prefix| name.starts_with(prefix))
 }

@@ -93,3 +93,18 @@ pub async fn small_rings(place: Place) {
     };
     everything(&place.tuned(tune).await).await;
 }
+
+/// Client, and server where it shares the process, on one thread: nobody may starve the other.
+pub async fn single_thread(place: Place) {
+    for mode in [Progress::Busy, Progress::Adaptive, Progress::Event] {
+        let whole = tokio::task::spawn_blocking(move || {
+            let mut builder = tokio::runtime::Builder::new_current_thread();
+            let runtime = builder.enable_all().build().expect("a runtime starts");
+            runtime.block_on(async {
+                let world = place.tuned(|tuning| set(tuning, mode, mode)).await;
+                everything(&world).await;
+            });
+        });
+        within(MINUTE, "one thread", whole).await.unwrap();
+    }
+}

@@ -100,6 +100,36 @@ pub async fn deadline_of_a_stream(place: Place) {
     world.observe_until("at rest", |seen| seen.running == 0).await;
 }
 
+/// A deadline fires for a caller that is blocked in sending, on a stream whose handler reads
+/// nothing, and in the middle of a long message.
+pub async fn deadline_while_blocked(place: Place) {
+    let world = place.world().await;
+    let client = world.client();
+    let mut slow = output(&[10], 1);
+    slow.response_parameters[0].interval_us = 60_000_000;
+    let mut quick = output(&[], 1);
+    quick.payload = payload(100_000, 1);
+    let mut request = Request::new(stream::iter([slow]).chain(stream::repeat(quick)));
+    request.set_timeout(150 * MILLI);
+    let begin = Instant::now();
+    let status = match client.full_duplex_call(request).await {
+        Err(status) => status,
+        Ok(responses) => responses.into_inner().message().await.expect_err("time is up"),
+    };
+    assert_eq!(status.code(), Code::DeadlineExceeded, "{status}");
+    for micros in [200, 1_000, 3_000] {
+        let mut request = Request::new(simple(payload(3 * MIB, 1), 3 * MIB));
+        request.set_timeout(Duration::from_micros(micros));
+        // In time or not: both are well.
+        if let Err(status) = client.unary_call(request).await {
+            assert_eq!(status.code(), Code::DeadlineExceeded, "{status}");
+        }
+    }
+    assert!(begin.elapsed() < 5000 * MILLI, "after {:?}", begin.elapsed());
+    exchange(&client, 100_000, 100_000).await.unwrap();
+    world.observe_until("at rest", |seen| seen.running == 0).await;
+}
+
 /// As gRPC has it: a client stream, given up before its first message.
 pub async fn cancel_after_begin(place: Place) {
     let world = place.world().await;
