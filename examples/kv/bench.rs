@@ -66,13 +66,15 @@ async fn measure(
     let callers = keys.iter().map(|key| async move {
         let mut latencies = Vec::new();
         let mut before = Instant::now();
-        while started.elapsed() < time {
+        loop {
             call(key).await?;
             let now = Instant::now();
             latencies.push(now - before);
             before = now;
+            if now - started >= time {
+                return Result::Ok(latencies);
+            }
         }
-        Result::Ok(latencies)
     });
     let latencies = try_join_all(callers).await?.concat();
     Ok((latencies, started.elapsed()))

@@ -103,9 +103,13 @@ async fn batch_and_scan(caller: &Caller, prefix: &str) -> Result<()> {
 /// The longest value there may be, and one byte more.
 async fn large(caller: &Caller, prefix: &str) -> Result<()> {
     let key = format!("{prefix}large");
-    let value: Bytes = (0..MAX_VALUE_BYTES as u32 / 4)
-        .flat_map(|at| at.wrapping_mul(0x9E37_79B1).to_le_bytes())
-        .collect();
+    let mut value = vec![0; MAX_VALUE_BYTES];
+    // No two pages are the same.
+    for (at, page) in value.chunks_exact_mut(4096).enumerate() {
+        page.fill(at as u8);
+        page[..8].copy_from_slice(&(at as u64).to_le_bytes());
+    }
+    let value = Bytes::from(value);
     let started = std::time::Instant::now();
     put(caller, &key, value.clone(), None).await?;
     let put_time = started.elapsed();

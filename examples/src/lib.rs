@@ -9,6 +9,7 @@ use std::error::Error;
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
+use rdma_rpc::Status;
 use rdma_rpc::config::{ClientConfig, ConfigError, ListenAddress, ServerConfig, Target};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::Level;
@@ -94,7 +95,10 @@ pub fn exit_code(program: &str, result: Result<(), Box<dyn Error>>) -> ExitCode 
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("{program}: {error}");
+            match error.downcast_ref::<Status>() {
+                Some(status) => eprintln!("{program}: {:?}: {}", status.code(), status.message()),
+                None => eprintln!("{program}: {error}"),
+            }
             ExitCode::FAILURE
         }
     }

@@ -219,3 +219,27 @@ async fn many_threads_share_a_connection() {
         task.await.unwrap();
     }
 }
+
+#[tokio::test]
+async fn a_stream_of_messages_that_panics_ends_its_call() {
+    let world = world(MemoryConfig::default(), ConnectionConfig::default());
+    let messages = futures_util::stream::iter(0..5).map(|number| {
+        assert!(number < 3, "as the test wants");
+        ping("", number)
+    });
+    let mut chat: Streaming<Ping> = world
+        .client
+        .bidi_streaming(&METHODS[3], Request::new(messages))
+        .await
+        .unwrap()
+        .into_inner();
+    let status = loop {
+        match chat.message().await {
+            Ok(Some(_)) => {}
+            Ok(None) => panic!("the call ended well"),
+            Err(status) => break status,
+        }
+    };
+    assert_eq!(status.code(), Code::Cancelled, "{status}");
+    unary(&world, ping("", 0)).await.unwrap();
+}

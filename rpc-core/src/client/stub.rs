@@ -13,7 +13,8 @@ use super::channel::Channel;
 use super::connection::ClientConnection;
 use super::pump::pump;
 use crate::codec::{ProstMessage, decode};
-use crate::driver::cell::{Body, End};
+use crate::driver::Conn;
+use crate::driver::cell::{Body, Cell, End};
 use crate::metadata::MetadataMap;
 use crate::request::Request;
 use crate::response::Response;
@@ -172,10 +173,11 @@ impl Client {
         let (conn, cell) = (Arc::clone(call.conn()), Arc::clone(call.cell()));
         let (messages, limit) = (request.into_inner(), self.limits.encode_bytes);
         tokio::spawn(async move {
-            let sending = pump(Arc::clone(&conn), Arc::clone(&cell), messages, limit);
-            if let Err(status) = sending.await {
-                cell.put_end(End::Failed(status));
-                conn.cancel(&cell, CANCELLED);
+            let mut sending = Sending { conn, cell, over: false };
+            let pump = pump(Arc::clone(&sending.conn), Arc::clone(&sending.cell), messages, limit);
+            match pump.await {
+                Ok(()) => sending.over = true,
+                Err(status) => sending.fail(status),
             }
         });
         let (headers, messages) = call.streaming(method.path).await?;
@@ -222,6 +224,32 @@ impl Client {
             Some(at) => tokio::time::timeout_at(at.into(), self.channel.connection())
                 .await
                 .unwrap_or_else(|_| Err(expired("connecting"))),
+        }
+    }
+}
+
+/// The sending half of a call with messages both ways. A stream of messages that panics, or a
+/// runtime that drops the task, must not leave the server waiting for the rest.
+struct Sending {
+    conn: Arc<dyn Conn>,
+    cell: Arc<Cell>,
+    over: bool,
+}
+
+impl Sending {
+    fn fail(&mut self, status: Status) {
+        self.over = true;
+        self.cell.put_end(End::Failed(status));
+        self.conn.cancel(&self.cell, CANCELLED);
+    }
+}
+
+impl Drop for Sending {
+    fn drop(&mut self) {
+        if !self.over {
+            self.fail(Status::cancelled(
+                "the stream of request messages was dropped before its end",
+            ));
         }
     }
 }

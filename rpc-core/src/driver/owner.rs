@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::task::{Context, Waker};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::calls::{Applied, Calls};
 use super::cell::{Cell, End};
@@ -17,6 +17,10 @@ use crate::status::{Code, RequestSeen, Status};
 
 /// Frames a pass takes before it sees to the other side: keeps one pass short.
 const FRAMES_PER_PASS: usize = 128;
+
+/// How long a connection that is otherwise done waits for the peer to pull what it was sent. The
+/// driver wakes at least every ten seconds, so it can be that much longer.
+const BULK_WAIT: Duration = Duration::from_secs(5);
 
 /// Of so many looks in place, the first two let others run instead.
 const LONELY_LOOKS: u32 = 8192;
@@ -57,6 +61,10 @@ pub(super) struct Owner<L> {
     pub(super) armed: bool,
     /// Looks in a row at which a waiting caller was alone on the connection.
     lonely: u32,
+    /// Since when nothing is left but bulk messages the peer has not pulled.
+    only_bulks_since: Option<Instant>,
+    /// That has lasted too long.
+    bulk_wait_over: bool,
     /// When the sleeping task wakes by itself.
     pub(super) alarm: Option<Instant>,
 }
@@ -73,17 +81,20 @@ impl<L: Link> Owner<L> {
             sleeper: None,
             armed: false,
             lonely: 0,
+            only_bulks_since: None,
+            bulk_wait_over: false,
             alarm: None,
         }
     }
 
     /// No new calls come, none is left, and nothing waits to be sent or pulled: a stream can end
-    /// before its last messages have been pulled, and they are lost with the link.
+    /// before its last messages have been pulled, and they are lost with the link. A peer that
+    /// never pulls them is not waited for without end.
     pub(super) fn is_drained(&self) -> bool {
         self.session.is_going_away()
             && self.session.open_streams() == 0
             && !self.session.wants_room()
-            && !self.session.has_bulks()
+            && (!self.session.has_bulks() || self.bulk_wait_over)
     }
 
     /// One pass: receive, timers, transmit, flush. Whether anything happened.
@@ -125,6 +136,10 @@ impl<L: Link> Owner<L> {
         }
         busy |= self.open_waiting()?;
         self.settle()?;
+        if self.session.is_going_away() && self.session.open_streams() == 0 {
+            let since = *self.only_bulks_since.get_or_insert(now);
+            self.bulk_wait_over = now.duration_since(since) >= BULK_WAIT;
+        }
         Ok(busy)
     }
 

@@ -44,8 +44,9 @@ impl Reply {
         let message = response.into_inner();
         match ProstMessage::new(&message, self.limits.encode_bytes) {
             Ok(message) => {
-                self.answered = true;
                 self.conn.respond(self.id, metadata, trailers, &message);
+                // Not before: a message that panics while it encodes is answered by our drop.
+                self.answered = true;
             }
             Err(status) => self.end(Err(status)),
         }
@@ -110,8 +111,8 @@ impl Reply {
     }
 
     fn end(&mut self, end: Result<MetadataMap, Status>) {
-        self.answered = true;
         self.conn.finish(self.id, end);
+        self.answered = true;
     }
 }
 

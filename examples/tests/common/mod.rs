@@ -1,0 +1,174 @@
+//! Runs the examples as people do: processes, their output, their exit codes.
+#![allow(dead_code, reason = "each test file uses some of it")]
+
+use std::io::Read;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+/// A run that takes longer hangs.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// An example's program, with none of our own environment's settings.
+pub fn example(name: &str) -> Command {
+    // .../target/PROFILE/deps/this-test, and .../target/PROFILE/examples/name beside it.
+    let mut path: PathBuf = std::env::current_exe().expect("the test's own path");
+    path.pop();
+    path.pop();
+    path.extend(["examples", name]);
+    assert!(path.exists(), "{} is not there: cargo build --examples", path.display());
+    let mut command = Command::new(path);
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("RDMA_RPC_")) {
+        command.env_remove(name);
+    }
+    command.env_remove("RUST_LOG").stdin(Stdio::null());
+    command
+}
+
+/// What a program did.
+#[derive(Debug)]
+pub struct Run {
+    pub status: ExitStatus,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Run {
+    /// Its output, if it ended well.
+    #[track_caller]
+    pub fn ok(self) -> String {
+        assert!(self.status.success(), "{self:#?}");
+        self.stdout
+    }
+
+    /// Its errors, if it ended with exit code 1.
+    #[track_caller]
+    pub fn failed(self) -> String {
+        assert_eq!(self.status.code(), Some(1), "{self:#?}");
+        self.stderr
+    }
+}
+
+/// A program under way; killed when dropped.
+pub struct Running {
+    child: Child,
+}
+
+impl Running {
+    pub fn start(command: &mut Command) -> Running {
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("starts");
+        Running { child }
+    }
+
+    /// The next line of its output, without the newline.
+    pub fn line(&mut self) -> String {
+        let stdout = self.child.stdout.as_mut().expect("piped");
+        // Byte by byte: what comes after the line stays where it is.
+        let mut line = Vec::new();
+        for byte in stdout.bytes() {
+            match byte.expect("readable") {
+                b'\n' => break,
+                byte => line.push(byte),
+            }
+        }
+        String::from_utf8(line).expect("UTF-8")
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn signal(&self, name: &str) {
+        let kill = Command::new("kill").arg(name).arg(self.child.id().to_string()).status();
+        assert!(kill.expect("kill runs").success());
+    }
+
+    /// Waits for its end.
+    pub fn end(mut self) -> Run {
+        let stdout = collect(self.child.stdout.take().expect("piped"));
+        let stderr = collect(self.child.stderr.take().expect("piped"));
+        let started = Instant::now();
+        let status = loop {
+            if let Some(status) = self.child.try_wait().expect("a child of ours") {
+                break status;
+            }
+            assert!(started.elapsed() < PATIENCE, "still running after {PATIENCE:?}");
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        let text = |from: std::thread::JoinHandle<String>| from.join().expect("collected");
+        Run { status, stdout: text(stdout), stderr: text(stderr) }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn collect(mut from: impl Read + Send + 'static) -> std::thread::JoinHandle<String> {
+    std::thread::spawn(move || {
+        let mut text = Vec::new();
+        from.read_to_end(&mut text).expect("readable");
+        String::from_utf8_lossy(&text).into_owned()
+    })
+}
+
+/// Runs a program to its end.
+pub fn run(command: &mut Command) -> Run {
+    Running::start(command).end()
+}
+
+/// A server of an example, and its address.
+pub struct Server {
+    pub running: Running,
+    pub address: String,
+}
+
+impl Server {
+    /// Starts it on any free port, unless the command says where.
+    pub fn start(command: &mut Command) -> Server {
+        let mut running = Running::start(command);
+        let line = running.line();
+        let address = line.strip_prefix("listening on ").unwrap_or_else(|| {
+            panic!("the server's first line is {line:?}");
+        });
+        Server { address: address.to_owned(), running }
+    }
+
+    pub fn of(name: &str) -> Server {
+        Server::start(example(name).args(["server", "--listen", "127.0.0.1:0"]))
+    }
+
+    /// Ctrl-c: it must finish what is open and end well.
+    #[track_caller]
+    pub fn stop(self) -> String {
+        self.running.signal("-INT");
+        self.running.end().ok()
+    }
+}
+
+/// A folder that is removed when dropped.
+pub struct Folder(pub PathBuf);
+
+impl Folder {
+    pub fn new(name: &str) -> Folder {
+        let name = format!("rdma-rpc-examples-{}-{name}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&path).expect("a folder for temporary files");
+        Folder(path)
+    }
+
+    pub fn write(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.0.join(name);
+        std::fs::write(&path, text).expect("written");
+        path
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}

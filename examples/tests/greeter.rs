@@ -1,0 +1,125 @@
+//! The greeter and the route guide on every transport, and every way to say where.
+
+mod common;
+
+use common::{Folder, Server, example, run};
+
+const GREETINGS: &str =
+    "Hello, Ann!\nHello, Ann!\nBonjour, Ann!\nHallo, Ann!\nHej, Ann!\nCiao, Ann!\n";
+
+/// What the client prints when it came over this transport.
+#[track_caller]
+fn check_greetings(stdout: &str, transport: &str) {
+    let rest = stdout.strip_prefix(GREETINGS).unwrap_or_else(|| panic!("{stdout}"));
+    assert!(rest.starts_with(&format!("over {transport}, because ")), "{rest}");
+}
+
+#[test]
+fn the_target_chooses_the_transport() {
+    let server = Server::of("greeter");
+    for (scheme, transport) in [("tcp", "tcp"), ("shm", "shm"), ("auto", "shm")] {
+        let target = format!("{scheme}://{}", server.address);
+        let client = run(example("greeter").args(["client", "--target", &target, "Ann"]));
+        check_greetings(&client.ok(), transport);
+    }
+    server.stop();
+}
+
+#[test]
+fn a_unix_socket_serves_as_itself_and_as_a_way_to_shared_memory() {
+    let folder = Folder::new("unix");
+    let address = format!("unix:{}", folder.0.join("greeter.sock").display());
+    let server = Server::start(example("greeter").args(["server", "--listen", &address]));
+    for (target, transport) in [(address.clone(), "tcp"), (format!("auto+{address}"), "shm")] {
+        let client = run(example("greeter").args(["client", "--target", &target, "Ann"]));
+        check_greetings(&client.ok(), transport);
+    }
+    server.stop();
+}
+
+#[test]
+fn the_environment_and_a_file_do_as_well_as_options() {
+    let folder = Folder::new("config");
+    let file = folder.write("server.toml", "listen = \"127.0.0.1:0\"\n");
+    let server = Server::start(example("greeter").arg("server").env("RDMA_RPC_CONFIG", file));
+
+    let target = format!("tcp://{}", server.address);
+    let client = run(example("greeter").args(["client", "Ann"]).env("RDMA_RPC_TARGET", target));
+    check_greetings(&client.ok(), "tcp");
+
+    let target = format!("target = \"shm://{}\"\n[shm]\nprogress = \"event\"\n", server.address);
+    let file = folder.write("client.toml", &target);
+    let client = run(example("greeter").args(["client", "Ann"]).env("RDMA_RPC_CONFIG", &file));
+    check_greetings(&client.ok(), "shm");
+
+    // The environment wins over the file, the option over both.
+    let mut client = example("greeter");
+    client.args(["client", "--target", &format!("tcp://{}", server.address), "Ann"]);
+    client.env("RDMA_RPC_CONFIG", &file).env("RDMA_RPC_TARGET", "tcp://127.0.0.1:1");
+    check_greetings(&run(&mut client).ok(), "tcp");
+    server.stop();
+
+    let server =
+        Server::start(example("greeter").arg("server").env("RDMA_RPC_LISTEN", "127.0.0.1:0"));
+    server.stop();
+}
+
+#[test]
+fn mistakes_are_told() {
+    let server = Server::of("greeter");
+    let target = format!("tcp://{}", server.address);
+    let client = run(example("greeter").args(["client", "--target", &target, ""]));
+    assert!(client.failed().contains("whom shall I greet?"));
+
+    let taken = run(example("greeter").args(["server", "--listen", &server.address]));
+    let stderr = taken.failed();
+    assert!(stderr.contains("cannot listen on") && stderr.contains(&server.address), "{stderr}");
+
+    let target = format!("rdma://{}", server.address);
+    let client = run(example("greeter").args(["client", "--target", &target]));
+    let stderr = client.failed();
+    assert!(stderr.contains("cannot connect to rdma://") && stderr.contains("RDMA"), "{stderr}");
+    let address = server.address.clone();
+    server.stop();
+
+    let target = format!("auto://{address}");
+    let client = run(example("greeter").args(["client", "--target", &target]));
+    let stderr = client.failed();
+    assert!(stderr.contains("refused"), "{stderr}");
+
+    let folder = Folder::new("mistake");
+    let file = folder.write("client.toml", "tarket = \"x\"\n");
+    let client = run(example("greeter").arg("client").env("RDMA_RPC_CONFIG", file));
+    let stderr = client.failed();
+    assert!(stderr.contains("client.toml, line 1") && stderr.contains("tarket"), "{stderr}");
+}
+
+#[test]
+fn route_guide_makes_a_call_of_each_kind() {
+    let server = Server::of("route-guide");
+    for scheme in ["tcp", "shm"] {
+        // The guide keeps notes: each transport gets a guide of its own.
+        let server = Server::of("route-guide");
+        let target = format!("{scheme}://{}", server.address);
+        let client = run(example("route-guide").args(["client", "--target", &target]));
+        let want = format!(
+            "connected over {scheme}\n\
+             at 54.1000, 10.1000 is Old Lighthouse\n\
+             at 54.0000, 10.0000 is nothing\n\
+             between 54.1000, 10.1000 and 54.1035, 10.1060:\n  Old Lighthouse\n  Ferry Landing\n  \
+             Fish Market\n  Rope Maker's House\n"
+        );
+        let stdout = client.ok();
+        let rest = stdout.strip_prefix(&want).unwrap_or_else(|| panic!("{stdout}"));
+        let (walk, notes) = rest.split_once('\n').expect("a walk and notes");
+        assert!(walk.starts_with("walked past 13 points with 12 places, "), "{walk}");
+        assert_eq!(
+            notes,
+            "a note at 54.1000, 10.1000: the door is locked\n\
+             a note at 54.1000, 10.1000: the door is locked\n\
+             a note at 54.1000, 10.1000: the key is under the mat\n"
+        );
+        server.stop();
+    }
+    server.stop();
+}
