@@ -68,9 +68,10 @@ impl Running {
     }
 
     /// The next line of its output, without the newline.
+    #[expect(clippy::unbuffered_bytes, reason = "a buffer would take more than the line")]
     pub fn line(&mut self) -> String {
         let stdout = self.child.stdout.as_mut().expect("piped");
-        // Byte by byte: what comes after the line stays where it is.
+        // Byte by byte, without a buffer: what comes after the line stays in the pipe.
         let mut line = Vec::new();
         for byte in stdout.bytes() {
             match byte.expect("readable") {
