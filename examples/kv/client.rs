@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use clap::Subcommand;
+use futures_util::stream;
 use rdma_rpc::config::ClientConfig;
 use rdma_rpc::{Channel, Request};
 use rdma_rpc_examples::TargetOptions;
+use tokio::io::AsyncBufReadExt;
 
 use crate::proto::kv_client::KvClient;
 use crate::proto::{DeleteRequest, GetRequest, PutRequest, ScanRequest, WatchRequest, change};
@@ -59,6 +61,8 @@ enum Command {
         #[arg(long, default_value_t = 0)]
         limit: usize,
     },
+    /// Put entries read from standard input, one a line: a key, a space, the value
+    Load,
     /// Print changes as they happen, until ctrl-c
     Watch {
         #[arg(default_value = "")]
@@ -119,9 +123,28 @@ pub async fn run(options: Options) -> Result<()> {
             println!("version {}", reply.into_inner().version);
             Ok(())
         }
+        Some(Command::Load) => load(&caller).await,
         Some(Command::Scan { prefix, limit }) => scan(&caller, prefix, limit).await,
         Some(Command::Watch { prefix }) => watch(&caller, prefix).await,
     }
+}
+
+/// Puts lines as they are typed: one call for all of them.
+async fn load(caller: &Caller) -> Result<()> {
+    let lines = tokio::io::BufReader::new(tokio::io::stdin()).lines();
+    let puts = stream::unfold(lines, |mut lines| async {
+        // Input that is not text ends the batch as its end does, but not in silence.
+        let line = lines.next_line().await.unwrap_or_else(|error| {
+            tracing::error!(%error, "cannot read standard input");
+            None
+        })?;
+        let (key, value) = line.split_once(' ').unwrap_or((&line, ""));
+        let value = Bytes::copy_from_slice(value.as_bytes());
+        Some((PutRequest { key: key.to_owned(), value, if_version: None }, lines))
+    });
+    let reply = caller.kv.batch_put(caller.endless(puts)).await?.into_inner();
+    println!("{} entries, the last with version {}", reply.count, reply.version);
+    Ok(())
 }
 
 /// Lists keys page by page.

@@ -2,9 +2,9 @@
 
 mod common;
 
-use std::process::Command;
+use std::process::{Command, Stdio};
 
-use common::{Running, Server, example, run};
+use common::{Running, Server, example, run, until};
 
 fn client(server: &Server, scheme: &str) -> Command {
     let mut command = example("kv");
@@ -75,15 +75,59 @@ fn a_watcher_hears_changes_until_the_server_stops() {
         let mut watcher = Running::start(client(&server, scheme).args(["watch", "w/"]));
         // The watcher does not say when it has begun: change until it has heard.
         let heard = std::thread::spawn(move || (watcher.line(), watcher));
-        while !heard.is_finished() {
+        until("the watcher hears", || {
             run(client(&server, "tcp").args(["put", "elsewhere", "x"])).ok();
             run(client(&server, "tcp").args(["--name", "bob", "put", "w/1", "value"])).ok();
-        }
+            heard.is_finished()
+        });
         let (line, watcher) = heard.join().expect("a line");
         assert!(line.ends_with("  w/1  put 5 bytes  bob"), "{line}");
         server.stop();
         let stderr = watcher.end().failed();
         assert!(stderr.contains("the server is shutting down"), "{stderr}");
+    }
+}
+
+#[test]
+fn a_watcher_that_sleeps_stops_nobody_and_is_told_what_it_missed() {
+    for scheme in ["tcp", "shm"] {
+        let server = Server::of("kv");
+        let mut watcher = Running::start(client(&server, scheme).args(["watch"]));
+        let heard = std::thread::spawn(move || (watcher.line(), watcher));
+        until("the watcher hears", || {
+            run(client(&server, scheme).args(["put", "a", "x"])).ok();
+            heard.is_finished()
+        });
+        let (_, watcher) = heard.join().expect("a line");
+        watcher.signal("-STOP");
+        let bench = run(client(&server, scheme).args(["bench", "--seconds", "1"])).ok();
+        assert!(bench.contains("\nput: "), "{bench}");
+        watcher.signal("-CONT");
+        let stderr = watcher.end().failed();
+        assert!(stderr.contains("Aborted: ") && stderr.contains("changes were missed"), "{stderr}");
+        server.stop();
+    }
+}
+
+#[test]
+fn a_server_that_stops_finishes_what_is_open() {
+    for scheme in ["tcp", "shm"] {
+        let server = Server::of("kv");
+        let mut load = Running::start(client(&server, scheme).arg("load").stdin(Stdio::piped()));
+        load.write("first one\n");
+        until("the first entry is put", || {
+            run(client(&server, "tcp").args(["get", "first"])).status.success()
+        });
+
+        server.running.signal("-INT");
+        // New calls are refused; the open one goes on.
+        until("new calls are refused", || {
+            !run(client(&server, "tcp").args(["get", "first"])).status.success()
+        });
+        load.write("second two\nthird\n");
+        load.close_stdin();
+        assert_eq!(load.end().ok(), "3 entries, the last with version 3\n");
+        server.running.end().ok();
     }
 }
 

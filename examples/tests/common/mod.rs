@@ -1,7 +1,10 @@
 //! Runs the examples as people do: processes, their output, their exit codes.
+//!
+//! `cargo test -p rdma-rpc-examples` builds them first; with `--test NAME` it does not, so say
+//! `--examples --test NAME` after a change.
 #![allow(dead_code, reason = "each test file uses some of it")]
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -16,7 +19,11 @@ pub fn example(name: &str) -> Command {
     path.pop();
     path.pop();
     path.extend(["examples", name]);
-    assert!(path.exists(), "{} is not there: cargo build --examples", path.display());
+    assert!(
+        path.exists(),
+        "{} is not there: cargo test -p rdma-rpc-examples builds it",
+        path.display()
+    );
     let mut command = Command::new(path);
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("RDMA_RPC_")) {
         command.env_remove(name);
@@ -61,9 +68,10 @@ impl Running {
     }
 
     /// The next line of its output, without the newline.
+    #[expect(clippy::unbuffered_bytes, reason = "a buffer would take more than the line")]
     pub fn line(&mut self) -> String {
         let stdout = self.child.stdout.as_mut().expect("piped");
-        // Byte by byte: what comes after the line stays where it is.
+        // Byte by byte, without a buffer: what comes after the line stays in the pipe.
         let mut line = Vec::new();
         for byte in stdout.bytes() {
             match byte.expect("readable") {
@@ -76,6 +84,16 @@ impl Running {
 
     pub fn id(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Types something; its input must be piped.
+    pub fn write(&mut self, text: &str) {
+        let stdin = self.child.stdin.as_mut().expect("piped");
+        stdin.write_all(text.as_bytes()).expect("it reads");
+    }
+
+    pub fn close_stdin(&mut self) {
+        self.child.stdin = None;
     }
 
     pub fn signal(&self, name: &str) {
@@ -113,6 +131,16 @@ fn collect(mut from: impl Read + Send + 'static) -> std::thread::JoinHandle<Stri
         from.read_to_end(&mut text).expect("readable");
         String::from_utf8_lossy(&text).into_owned()
     })
+}
+
+/// Tries until it holds.
+#[track_caller]
+pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !holds() {
+        assert!(started.elapsed() < PATIENCE, "after {PATIENCE:?}, not yet: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 /// Runs a program to its end.
