@@ -215,7 +215,7 @@ impl<L: Link> Connection<L> {
         self.let_go(owner);
     }
 
-    fn leave(&self, job: Job) {
+    pub(super) fn leave(&self, job: Job) {
         self.jobs.push(job);
         fence(Ordering::SeqCst);
         if let Some(mut owner) = self.try_lock() {
@@ -380,7 +380,8 @@ impl<L: Link> Conn for Connection<L> {
                 owner.pass(now(), &mut |_, _| None);
                 owner.may_wait_here()
             });
-            if alone != Some(true) || cell.has_news() {
+            // Taken: the driver is at it on another thread, for us.
+            if alone == Some(false) || cell.has_news() {
                 return;
             }
             std::hint::spin_loop();

@@ -2,6 +2,7 @@
 //! for a free stream.
 
 use std::sync::Arc;
+use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -51,6 +52,8 @@ impl OwnedOpen {
 /// Something a call wants done, in the order it asked.
 #[derive(Debug)]
 pub(super) enum Job {
+    /// Wake the driver: it found the connection taken for long.
+    Wake(Waker),
     Open(OwnedOpen),
     Send {
         id: StreamId,

@@ -391,11 +391,16 @@ impl<L: Link> Owner<L> {
                 Job::Open(open) => open.cell.put_end(End::Failed(never_sent(status))),
                 // Whoever sends learns of the end before the next message.
                 Job::Send { cell, .. } => cell.put_writable(),
+                Job::Wake(waker) => waker.wake(),
                 _ => {}
             }
             return;
         }
         let done = match job {
+            Job::Wake(waker) => {
+                waker.wake();
+                Ok(())
+            }
             Job::Open(open) if open.cell.is_abandoned() => Ok(()),
             Job::Open(open) => {
                 self.open_or_fail(&open.cell, &open.borrow());

@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use super::connection::Connection;
+use super::job::Job;
 use super::owner::{Arrival, Arrivals, Failure};
 use crate::link::{Link, LinkError};
 use crate::session::Role;
@@ -14,6 +15,9 @@ use crate::status::Status;
 
 /// Passes without news before the task lets others run, in the modes that poll.
 const PASSES_PER_TURN: usize = 32;
+
+/// How often in a row the connection may be found taken before the task sleeps instead.
+const MAX_REFUSALS: u32 = 200;
 
 /// How long an idle connection sleeps at most before it looks at its timers. Any value works; it
 /// only saves re-arming a timer for the first call after a pause.
@@ -82,6 +86,8 @@ pub(crate) struct Driver<L: Link, A> {
     /// How the connection ended; its link is being closed.
     closing: Option<Ended>,
     client: bool,
+    /// How often in a row the connection was found taken.
+    refused: u32,
 }
 
 impl<L: Link, A> std::fmt::Debug for Driver<L, A> {
@@ -105,6 +111,7 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
             last_news: now,
             last_look: now,
             closing: None,
+            refused: 0,
         }
     }
 
@@ -267,9 +274,23 @@ impl<L: Link, A: Arrivals> Future for Driver<L, A> {
             return this.poll_closing(cx);
         }
         for _ in 0..PASSES_PER_TURN {
-            match this.turn() {
-                // Whoever owns it moves it along; look again soon.
-                None => std::hint::spin_loop(),
+            let turn = this.turn();
+            if turn.is_some() {
+                this.refused = 0;
+            }
+            match turn {
+                // Whoever owns it moves it along; look again soon. But an owner that keeps it for
+                // long has lost its CPU, perhaps to us: sleep until it lets go.
+                None if this.refused < MAX_REFUSALS => {
+                    this.refused += 1;
+                    std::hint::spin_loop();
+                    continue;
+                }
+                None => {
+                    this.refused = 0;
+                    this.connection.leave(Job::Wake(cx.waker().clone()));
+                    return Poll::Pending;
+                }
                 Some(Turn::Over(ended)) => return this.close(ended, cx),
                 Some(Turn::Drained) => return this.close(Ended::Drained, cx),
                 // On a client, news is for somebody: let them have it.
