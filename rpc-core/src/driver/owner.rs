@@ -452,7 +452,7 @@ impl<L: Link> Owner<L> {
         if self.dead.is_some() {
             return;
         }
-        self.link_failed = matches!(failure, Failure::Link(_));
+        self.link_failed = matches!(failure, Failure::Link(_) | Failure::Abandoned);
         let place = self.link.as_ref().map_or_else(String::new, |link| {
             let info = link.info();
             format!("{} connection to {}", info.transport, info.peer)
@@ -462,12 +462,18 @@ impl<L: Link> Owner<L> {
                 (Code::Internal, format!("{place}: {error}"))
             }
             Failure::Link(error) => (Code::Unavailable, format!("{place}: {error}")),
+            Failure::Abandoned => {
+                let text = "this side's runtime has dropped the task that drives the connection";
+                (Code::Unavailable, format!("{place}: {text}"))
+            }
             Failure::Session(error @ SessionError::KeepaliveTimeout { .. }) => {
                 (Code::Unavailable, format!("{place}: {error}"))
             }
             Failure::Session(error) => (Code::Internal, format!("{place}: {error}")),
         };
         match (&failure, self.session.open_streams()) {
+            // A process that exits with calls open does so on purpose.
+            (Failure::Abandoned, _) => tracing::debug!(reason = %text, "connection dropped"),
             (Failure::Link(error), 0) if error.kind() == LinkErrorKind::Closed => {
                 tracing::debug!(reason = %text, "connection ended");
             }
@@ -500,6 +506,8 @@ impl<L: Link> Owner<L> {
 /// Why a connection is over.
 #[derive(Debug)]
 pub(super) enum Failure {
+    /// The driver's task was dropped.
+    Abandoned,
     Link(LinkError),
     Session(SessionError),
 }

@@ -321,9 +321,7 @@ impl<L: Link, A> Drop for Driver<L, A> {
     fn drop(&mut self) {
         loop {
             let link = self.connection.with_owner(|owner| {
-                owner.fail(Failure::Link(LinkError::closed(
-                    "the task that drives the connection has ended",
-                )));
+                owner.fail(Failure::Abandoned);
                 owner.link.take()
             });
             match link {
