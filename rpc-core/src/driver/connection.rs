@@ -126,20 +126,23 @@ impl<L: Link> Connection<L> {
         self.progress
     }
 
+    /// The lock, if it is free. Whoever has it may use the link, which disarms it: that is noted
+    /// here, once for all, and made good by [`Connection::let_go`].
     fn try_lock(&self) -> Option<MutexGuard<'_, Owner<L>>> {
-        match self.owner.try_lock() {
-            Ok(owner) => Some(owner),
+        let mut owner = match self.owner.try_lock() {
+            Ok(owner) => owner,
             // A panic under the lock (a user's `Message` may panic while it encodes) leaves a
             // half-written frame that was not committed; everything else is whole.
-            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
-            Err(TryLockError::WouldBlock) => None,
-        }
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return None,
+        };
+        owner.armed = false;
+        Some(owner)
     }
 
     /// Runs `act` as the owner if nobody else is, after the jobs that were left before.
     pub(super) fn with_owner<R>(&self, act: impl FnOnce(&mut Owner<L>) -> R) -> Option<R> {
         let mut owner = self.try_lock()?;
-        owner.armed = false;
         if self.run_jobs(&mut owner) {
             owner.settle_or_fail();
         }
@@ -176,7 +179,6 @@ impl<L: Link> Connection<L> {
                 None => return,
                 Some(again) => owner = again,
             }
-            owner.armed = false;
             self.run_jobs(&mut owner);
             owner.settle_or_fail();
         }
@@ -199,7 +201,6 @@ impl<L: Link> Connection<L> {
     ) {
         let _rescue = Rescue(self);
         let Some(mut owner) = self.try_lock() else { return self.leave(job()) };
-        owner.armed = false;
         self.run_jobs(&mut owner);
         if owner.dead.is_none() {
             if let Err(error) = act(&mut owner) {
@@ -219,7 +220,6 @@ impl<L: Link> Connection<L> {
         self.jobs.push(job);
         fence(Ordering::SeqCst);
         if let Some(mut owner) = self.try_lock() {
-            owner.armed = false;
             self.run_jobs(&mut owner);
             owner.settle_or_fail();
             self.let_go(owner);
@@ -263,7 +263,6 @@ impl<L: Link> Conn for Connection<L> {
     fn open(&self, request: &OpenRequest<'_>) -> Arc<Cell> {
         let _rescue = Rescue(self);
         if let Some(mut owner) = self.try_lock() {
-            owner.armed = false;
             self.run_jobs(&mut owner);
             let cell = owner.calls.take_cell();
             match &owner.dead {
