@@ -1,5 +1,6 @@
 //! The ring link of rdma-rpc and the verbs devices under it.
 
+mod ibv;
 pub mod probe;
 pub mod ring;
 pub mod shm;

@@ -4,9 +4,18 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The only files that may contain `unsafe` code.
-const UNSAFE_ROOMS: [&str; 2] =
-    ["rpc-transport-rdma/src/shm/copy.rs", "rpc-transport-rdma/src/shm/mapping.rs"];
+/// The only files, and folders with all below them, that may contain `unsafe` code.
+const UNSAFE_ROOMS: [&str; 3] = [
+    "rpc-transport-rdma/src/shm/copy.rs",
+    "rpc-transport-rdma/src/shm/mapping.rs",
+    "rpc-transport-rdma/src/ibv/", // C libraries: every call of a device is unsafe
+];
+
+/// Files that may be longer than [`MAX_LINES`].
+const LONG_FILES: [&str; 1] = [
+    // Generated from a C header, to be looked up in and not read.
+    "rpc-transport-rdma/src/ibv/ffi/verbs.rs",
+];
 
 /// About what fits in a head. Longer files are split.
 const MAX_LINES: usize = 600;
@@ -47,6 +56,11 @@ fn code(line: &str) -> &str {
     line.split("//").next().unwrap_or_default()
 }
 
+/// Whether the file `name` is `room`, or below it if `room` is a folder (ends in a slash).
+fn is_in(name: &str, room: &str) -> bool {
+    name == room || (room.ends_with('/') && name.starts_with(room))
+}
+
 #[test]
 fn unsafe_stays_in_its_rooms() {
     // Spelt so that this file does not match itself.
@@ -57,7 +71,7 @@ fn unsafe_stays_in_its_rooms() {
     };
     let offenders: Vec<String> = sources()
         .iter()
-        .filter(|(name, _)| !UNSAFE_ROOMS.contains(&name.as_str()))
+        .filter(|(name, _)| !UNSAFE_ROOMS.iter().any(|room| is_in(name, room)))
         .flat_map(|(name, text)| {
             let lines = text.lines().enumerate().filter(|(_, line)| uses(line));
             lines.map(move |(number, line)| format!("{name}:{}: {line}", number + 1))
@@ -70,6 +84,7 @@ fn unsafe_stays_in_its_rooms() {
 fn files_can_be_held_in_the_head() {
     let long: Vec<String> = sources()
         .iter()
+        .filter(|(name, _)| !LONG_FILES.contains(&name.as_str()))
         .map(|(name, text)| (name, text.lines().count()))
         .filter(|(_, lines)| *lines > MAX_LINES)
         .map(|(name, lines)| format!("{name}: {lines} lines"))
