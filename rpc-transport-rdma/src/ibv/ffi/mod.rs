@@ -16,6 +16,7 @@
 //! | `table` | [`Verbs`] and [`RdmaCm`]: one pointer for each function |
 //! | `load` | opening a library, and what to tell who lacks it |
 //! | `inline` | the functions that C has as inline code: post, poll, arm |
+//! | `layout_facts`, `layout_tests` | what gcc says of the structs, and the comparison |
 //! | `completion` | reading an [`ibv_wc`], whose fields the two sources name differently |
 //!
 //! # Enums
@@ -30,8 +31,14 @@
 
 mod completion;
 mod inline;
+#[cfg(test)]
+mod layout_facts;
+#[cfg(test)]
+mod layout_tests;
 mod load;
 mod table;
+#[cfg(test)]
+mod tests;
 
 /// Types of generated files, allowed what generated code does: C's names, no documentation.
 macro_rules! generated {

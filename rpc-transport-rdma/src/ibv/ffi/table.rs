@@ -203,3 +203,77 @@ impl RdmaCm {
         unsafe { RdmaCm::from_library(&library) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_library_that_is_not_there_is_named_with_its_package() {
+        let source = Source { soname: "libibverbs-not-here.so.1", ..Source::IBVERBS };
+        let error = Verbs::open(&source).expect_err("there is no such library").to_string();
+        assert_eq!(
+            error,
+            "cannot open libibverbs-not-here.so.1: libibverbs-not-here.so.1: cannot open shared \
+             object file: No such file or directory; install it with `apt install libibverbs1 \
+             ibverbs-providers` (Debian, Ubuntu) or `dnf install libibverbs` (Fedora)"
+        );
+        let source = Source { soname: "librdmacm-not-here.so.1", ..Source::RDMACM };
+        let error = RdmaCm::open(&source).expect_err("there is no such library").to_string();
+        assert!(error.contains("`apt install librdmacm1`"), "{error}");
+    }
+
+    #[test]
+    fn a_function_the_library_lacks_is_named() {
+        // The C library is there, and has no verbs.
+        let source = Source { soname: "libc.so.6", ..Source::IBVERBS };
+        let error = Verbs::open(&source).expect_err("no verbs in libc").to_string();
+        for part in ["libc.so.6 has no function ibv_get_device_list", "undefined symbol", "newer"] {
+            assert!(error.contains(part), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_second_call_gives_the_same_table_or_the_same_error() {
+        match (Verbs::get(), Verbs::get()) {
+            (Ok(first), Ok(second)) => assert!(std::ptr::eq(first, second)),
+            (first, second) => {
+                let words = |result: Result<_, LoadError>| result.map_err(|e| e.to_string()).err();
+                assert_eq!(words(first.map(|_| ())), words(second.map(|_| ())));
+            }
+        }
+    }
+
+    #[test]
+    fn a_port_is_zeroed_before_an_old_library_writes_less() {
+        unsafe extern "C" fn old(
+            _context: *mut ibv_context,
+            port_num: u8,
+            attr: *mut _compat_ibv_port_attr,
+        ) -> c_int {
+            if port_num != 1 {
+                return libc::EINVAL;
+            }
+            // SAFETY: the caller passes room for the whole struct.
+            unsafe { (*attr.cast::<ibv_port_attr>()).lid = 5 };
+            0
+        }
+        #[cfg(feature = "ibverbs")]
+        let opened: Result<_, LoadError> = Ok(Verbs::linked::<true>());
+        #[cfg(not(feature = "ibverbs"))]
+        let opened = Verbs::open(&Source::IBVERBS);
+        let opened = match opened {
+            Ok(opened) => opened,
+            Err(error) => return eprintln!("skipped: {error}"),
+        };
+        let verbs = Verbs { ibv_query_port: old, ..opened };
+        // SAFETY: the function above ignores the context.
+        let (known, unknown) = unsafe {
+            let context = std::ptr::null_mut();
+            (verbs.query_port(context, 1), verbs.query_port(context, 2))
+        };
+        let attr = known.expect("port 1 is known");
+        assert_eq!((attr.lid, attr.port_cap_flags2, attr.flags), (5, 0, 0));
+        assert_eq!(unknown.err(), Some(libc::EINVAL));
+    }
+}
