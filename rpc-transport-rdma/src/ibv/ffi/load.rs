@@ -19,6 +19,7 @@ pub(super) struct Source {
 impl Source {
     /// The verbs. Devices' own drivers are libraries it opens: Debian has them in
     /// `ibverbs-providers`, Fedora in the same package.
+    #[cfg(any(test, not(feature = "ibverbs")))]
     pub(super) const IBVERBS: Source = Source {
         soname: "libibverbs.so.1",
         debian: "libibverbs1 ibverbs-providers",

@@ -17,6 +17,7 @@
 //! | `load` | opening a library, and what to tell who lacks it |
 //! | `inline` | the functions that C has as inline code: post, poll, arm |
 //! | `layout_facts`, `layout_tests` | what gcc says of the structs, and the comparison |
+//! | `gid` | an entry of the GID table, from old libraries too |
 //! | `completion` | reading an [`ibv_wc`], whose fields the two sources name differently |
 //!
 //! # Enums
@@ -30,6 +31,7 @@
 //! aliases with plain constants.
 
 mod completion;
+mod gid;
 mod inline;
 #[cfg(test)]
 mod layout_facts;
