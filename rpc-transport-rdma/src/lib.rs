@@ -1,6 +1,8 @@
 //! The ring link of rdma-rpc and the verbs devices under it.
 
-mod ibv;
+mod copy;
+#[cfg(target_os = "linux")]
+pub mod ibv;
 pub mod probe;
 pub mod ring;
 pub mod shm;

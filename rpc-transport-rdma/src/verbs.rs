@@ -40,15 +40,27 @@ pub struct Caps {
     pub reads_in_flight: u32,
 }
 
+/// The most work requests of one list.
+pub const MAX_LIST: usize = 4;
+
 /// Who may touch a region. A region gets the least it needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
-    /// Only this process and its device (staging memory; the target of a READ).
+    /// Only this process writes; its device reads (staging memory).
     Local,
+    /// Only this process, and its device when it executes a READ of ours.
+    ReadTarget,
     /// The peer may READ, never write (bulk messages waiting to be pulled).
     RemoteRead,
     /// The peer may WRITE (receive rings, credit cells).
     RemoteWrite,
+}
+
+impl Access {
+    /// Whether no peer may touch it, so that no peer needs its key.
+    pub fn is_local(self) -> bool {
+        matches!(self, Access::Local | Access::ReadTarget)
+    }
 }
 
 /// An address in the peer's memory, as the peer told us.
@@ -88,8 +100,7 @@ pub trait Region: Send + fmt::Debug + 'static {
     /// If `offset + into.len()` is beyond the region: callers check what comes from a peer first.
     fn read(&self, offset: usize, into: &mut [u8]);
 
-    /// The region's bytes. Only for [`Access::Local`] and [`Access::RemoteRead`] regions, which
-    /// no peer can write; the caller must not touch bytes that an outstanding READ of ours is
+    /// The region's bytes. Not for [`Access::RemoteWrite`] regions: a peer can write those; the caller must not touch bytes that an outstanding READ of ours is
     /// writing.
     ///
     /// # Panics
@@ -272,6 +283,9 @@ pub trait QueuePair: Send + 'static {
     fn register(&mut self, len: usize, access: Access) -> Result<Self::Region, VerbError>;
 
     /// Posts a list of work requests with one doorbell: all or none.
+    ///
+    /// # Panics
+    /// If the list is longer than [`MAX_LIST`].
     fn post_send(&mut self, list: &[WorkRequest<'_, Self::Region>]) -> Result<(), PostError>;
 
     /// Posts `count` more receives. (They carry no memory, or four bytes of the device's own.)

@@ -1,4 +1,49 @@
-//! Device `ibv`: real verbs, through libibverbs and librdmacm.
+//! Device `ibv`: real verbs, through libibverbs and librdmacm opened at run time.
+//!
+//! ```text
+//!   upgrade            from a bootstrap connection to a connected queue pair
+//!     choose           which device, port and GID (pure, on recorded `facts` and `address`es)
+//!     cm/              iWARP: connecting through librdmacm
+//!   queue_pair         what the ring stands on
+//!     worker           the completion queues of one runtime
+//!       shared_cq      one completion queue for many queue pairs; sleeping and waking
+//!   one file for each verbs object:
+//!     device  pd  mr  channel  cq  raw_qp  events (asynchronous ones)
+//!   pool, buddy        memory worth registering
+//!   ffi/               the C functions
+//! ```
+//!
+//! # Who may touch what
+//!
+//! Each connection has a protection domain of its own. A key that its peer knows is good for that
+//! peer's queue pair alone: used on another one it is refused by the device, and kills the queue
+//! pair of whoever tried.
 
-#[allow(dead_code, unused_imports)] // Until the queue pairs that use it stand beside it.
+mod address;
+mod buddy;
+mod channel;
+mod choose;
+mod cm;
+mod config;
+mod cq;
+mod device;
+mod error;
+mod events;
+mod facts;
 pub(crate) mod ffi;
+mod mr;
+mod pd;
+mod pool;
+mod queue_pair;
+mod raw_qp;
+mod shared_cq;
+mod upgrade;
+mod worker;
+mod wr_id;
+
+pub use address::PathMtu;
+pub use choose::Wish;
+pub use config::IbvConfig;
+pub use mr::IbvRegion;
+pub use queue_pair::IbvQueuePair;
+pub use upgrade::{Choice, Ibv, Offer};

@@ -106,7 +106,7 @@ impl<R: Region> PullPool<R> {
             }
         }
         // Only this thread registers; what others do in between gives room, and takes none.
-        let region = queue_pair.register(bytes, Access::Local)?;
+        let region = queue_pair.register(bytes, Access::ReadTarget)?;
         let mut inner = self.lock();
         inner.buffers += 1;
         inner.registered_bytes += region.len();

@@ -20,8 +20,8 @@ use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use rustix::mm::{MapFlags, ProtFlags};
 
-use super::copy::{copy_across, copy_in, copy_out};
 use super::memfd::{self, OfferedMemfd};
+use crate::copy::{copy_across, copy_in, copy_out};
 use crate::verbs::VerbError;
 
 /// Memory of this process, or shared with the peer.

@@ -28,7 +28,7 @@
 //! | `notify`, `event` | waking the other side; waiting in tokio |
 //! | `regions`, `memfd`, `fdpass` | registered memory; sealed files; the socket that carries them |
 //! | `connect`, `upgrade`, `host_id` | finding each other |
-//! | `mapping`, `copy` | mapped memory: the only unsafe code |
+//! | `mapping` (and `crate::copy`) | mapped memory: the only unsafe code |
 //!
 //! # Trust
 //!
@@ -43,7 +43,6 @@ mod attend;
 mod config;
 mod connect;
 mod control;
-mod copy;
 mod cq_ring;
 mod error;
 mod event;

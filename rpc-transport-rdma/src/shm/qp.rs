@@ -374,7 +374,7 @@ impl QueuePair for ShmQueuePair {
             self.announce(added);
         }
         let region = self.regions.register(len, access)?;
-        if access != Access::Local {
+        if !access.is_local() {
             self.announce(1);
             self.send_messages();
         }

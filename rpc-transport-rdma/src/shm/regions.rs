@@ -163,7 +163,7 @@ impl OwnRegions {
             return Err(failed(Errno::INVAL, context));
         }
         let dropped = Arc::clone(&self.dropped);
-        if access == Access::Local {
+        if access.is_local() {
             let memory = OwnedMapping::new(Mapping::private(len)?);
             return Ok(ShmRegion { memory, len, access, rkey: 0, dropped });
         }

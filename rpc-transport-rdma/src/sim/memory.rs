@@ -1,7 +1,7 @@
 //! Simulated registered memory.
 //!
 //! The device and the owner of a region never share bytes, so that no unsafe code is needed: the
-//! owner of a [`Access::Local`] or [`Access::RemoteRead`] region works on a view of its own, which
+//! owner of a region that no peer writes works on a view of its own, which
 //! is published to the device whenever the region is named in a post or described to the peer
 //! ([`Region::remote`]), and taken anew when a READ has changed it.
 

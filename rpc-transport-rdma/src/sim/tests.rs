@@ -111,7 +111,7 @@ fn a_read_brings_what_was_written() {
     let (fabric, mut one, mut two) = pair(SimConfig::default());
     let mut from = two.register(64, Access::RemoteRead).unwrap();
     from.bytes_mut().fill(3);
-    let into = one.register(64, Access::Local).unwrap();
+    let into = one.register(64, Access::ReadTarget).unwrap();
     let lent = into.bytes();
     let local = Local { region: &into, offset: 8, len: 40 };
     let op = Op::Read { into: local, from: from.remote() };

@@ -53,8 +53,8 @@ pub(crate) fn wc_byte_len(wc: &ibv_wc) -> u32 {
     return wc.len() as u32;
 }
 
-/// The immediate, in the host's byte order. There is one only if [`wc_flags`] has
-/// `IBV_WC_WITH_IMM`.
+/// The immediate, in the host's byte order. There is one only if the opcode is
+/// `IBV_WC_RECV_RDMA_WITH_IMM`.
 #[inline]
 pub(crate) fn wc_imm_data(wc: &ibv_wc) -> u32 {
     #[cfg(not(feature = "ibverbs"))]
@@ -63,15 +63,6 @@ pub(crate) fn wc_imm_data(wc: &ibv_wc) -> u32 {
     #[cfg(feature = "ibverbs")]
     let network_order = wc.imm_data;
     u32::from_be(network_order)
-}
-
-/// The bits of `ibv_wc_flags`.
-#[inline]
-pub(crate) fn wc_flags(wc: &ibv_wc) -> u32 {
-    #[cfg(not(feature = "ibverbs"))]
-    return wc.wc_flags;
-    #[cfg(feature = "ibverbs")]
-    return wc.wc_flags.0;
 }
 
 /// The queue pair of this side.

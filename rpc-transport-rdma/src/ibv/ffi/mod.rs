@@ -70,5 +70,4 @@ pub(crate) use verbs::*;
 
 pub(crate) use completion::*;
 pub(crate) use inline::*;
-pub(crate) use load::LoadError;
 pub(crate) use table::{RdmaCm, Verbs};

@@ -22,7 +22,7 @@ const WORD_BYTES: usize = size_of::<u64>();
 /// # Safety
 /// `src` is valid for reads and `dst` for writes of `len` bytes; the two do not overlap; nobody
 /// writes `src` meanwhile; no Rust reference to the bytes at `dst` exists.
-pub(super) unsafe fn copy_in(src: *const u8, dst: *mut u8, len: usize) {
+pub(crate) unsafe fn copy_in(src: *const u8, dst: *mut u8, len: usize) {
     if use_string_copy(len) {
         // SAFETY: the caller's promise is `string_copy`'s.
         return unsafe { string_copy(src, dst, len) };
@@ -51,7 +51,7 @@ pub(super) unsafe fn copy_in(src: *const u8, dst: *mut u8, len: usize) {
 /// # Safety
 /// `src` is valid for reads and `dst` for writes of `len` bytes; the two do not overlap; nobody
 /// else touches `dst` meanwhile; no Rust reference to the bytes at `src` exists.
-pub(super) unsafe fn copy_out(src: *const u8, dst: *mut u8, len: usize) {
+pub(crate) unsafe fn copy_out(src: *const u8, dst: *mut u8, len: usize) {
     if use_string_copy(len) {
         // SAFETY: the caller's promise is `string_copy`'s.
         return unsafe { string_copy(src, dst, len) };
@@ -79,7 +79,7 @@ pub(super) unsafe fn copy_out(src: *const u8, dst: *mut u8, len: usize) {
 /// # Safety
 /// `src` is valid for reads and `dst` for writes of `len` bytes; the two do not overlap; no Rust
 /// reference to either exists.
-pub(super) unsafe fn copy_across(src: *const u8, dst: *mut u8, len: usize) {
+pub(crate) unsafe fn copy_across(src: *const u8, dst: *mut u8, len: usize) {
     if use_string_copy(len) {
         // SAFETY: the caller's promise is `string_copy`'s.
         return unsafe { string_copy(src, dst, len) };

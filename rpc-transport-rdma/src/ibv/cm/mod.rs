@@ -1,0 +1,158 @@
+//! The connection manager (librdmacm): how iWARP queue pairs are connected.
+//!
+//! iWARP runs over a TCP connection that only the kernel's connection manager can make (RFC 5044),
+//! so the queue pairs are not simply told of each other: the server listens at a port of its own
+//! for each upgrade, and the client brings the token it was given as private data.
+
+mod channel;
+mod id;
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use self::channel::{Event, EventChannel};
+use self::id::CmId;
+pub(super) use self::id::ConnectParams;
+use super::error::failed;
+use super::ffi;
+use crate::verbs::VerbError;
+
+/// How long finding an address or a route may take, in milliseconds; the upgrade has a deadline
+/// of its own.
+const RESOLVE_MS: i32 = 2000;
+
+/// Connections that others may try to make at a port of ours before we give up.
+const MAX_STRANGERS: usize = 64;
+
+/// The name of the RDMA device that has an address of this host, by the connection manager.
+pub(super) fn device_of(ip: IpAddr) -> Result<String, VerbError> {
+    let channel = EventChannel::new()?;
+    let id = CmId::new(&channel)?;
+    id.bind(SocketAddr::new(ip, 0))?;
+    id.device_name().ok_or_else(|| {
+        let errno = rustix::io::Errno::NODEV.raw_os_error();
+        failed("rdma_bind_addr", errno, format!("no RDMA device has the address {ip}"))
+    })
+}
+
+/// A port at which one connection is awaited.
+#[derive(Debug)]
+pub(super) struct Listener {
+    id: CmId,
+    channel: Arc<EventChannel>,
+}
+
+impl Listener {
+    /// Listens at an address, on any port.
+    pub(super) fn bind(ip: IpAddr) -> Result<Listener, VerbError> {
+        let channel = EventChannel::new()?;
+        let id = CmId::new(&channel)?;
+        id.bind(SocketAddr::new(ip, 0))?;
+        id.listen()?;
+        Ok(Listener { id, channel })
+    }
+
+    pub(super) fn port(&self) -> u16 {
+        self.id.port()
+    }
+
+    /// Waits for the one who brings the token, and connects the queue pair to it.
+    pub(super) async fn accept(
+        self,
+        token: &[u8],
+        params: ConnectParams,
+    ) -> Result<Connection, VerbError> {
+        let mut strangers = 0;
+        let id = loop {
+            let event = self.channel.next().await?;
+            if event.kind != ffi::RDMA_CM_EVENT_CONNECT_REQUEST {
+                return Err(event.unexpected("while listening"));
+            }
+            let Some(id) = event.into_request(&self.channel, token) else {
+                strangers += 1;
+                if strangers == MAX_STRANGERS {
+                    let errno = rustix::io::Errno::CONNREFUSED.raw_os_error();
+                    let what = "only strangers connect to the port of this upgrade";
+                    return Err(failed("rdma_get_cm_event", errno, what));
+                }
+                continue;
+            };
+            break id;
+        };
+        id.accept(&params)?;
+        established(&self.channel, &id).await?;
+        Ok(Connection { id, channel: self.channel.clone() })
+    }
+}
+
+/// Connects the queue pair to a server's port.
+pub(super) async fn connect(
+    local: IpAddr,
+    remote: SocketAddr,
+    token: &[u8],
+    params: ConnectParams,
+) -> Result<Connection, VerbError> {
+    let channel = EventChannel::new()?;
+    let id = CmId::new(&channel)?;
+    id.bind(SocketAddr::new(local, 0))?;
+    id.resolve_address(remote, RESOLVE_MS)?;
+    expect(&channel, &id, ffi::RDMA_CM_EVENT_ADDR_RESOLVED).await?;
+    id.resolve_route(RESOLVE_MS)?;
+    expect(&channel, &id, ffi::RDMA_CM_EVENT_ROUTE_RESOLVED).await?;
+    id.connect(&params, token)?;
+    established(&channel, &id).await?;
+    Ok(Connection { id, channel })
+}
+
+async fn established(channel: &EventChannel, id: &CmId) -> Result<(), VerbError> {
+    expect(channel, id, ffi::RDMA_CM_EVENT_ESTABLISHED).await
+}
+
+/// Waits for an event of one connection.
+async fn expect(
+    channel: &EventChannel,
+    id: &CmId,
+    kind: ffi::rdma_cm_event_type,
+) -> Result<(), VerbError> {
+    loop {
+        let event = channel.next().await?;
+        if event.is_request() {
+            // A stranger at the port we have just been met at.
+            drop(event.into_request(id.channel(), &[]));
+            continue;
+        }
+        if event.kind != kind || !event.is_of(id) {
+            return Err(event.unexpected("while connecting"));
+        }
+        return Ok(());
+    }
+}
+
+/// An established connection. Dropping it ends it.
+#[derive(Debug)]
+pub(super) struct Connection {
+    // Before its channel, which must outlive it.
+    id: CmId,
+    channel: Arc<EventChannel>,
+}
+
+impl Connection {
+    /// Ready when the connection has ended, with how.
+    pub(super) fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<String> {
+        loop {
+            let event: Result<Event, VerbError> = ready!(self.channel.poll_next(cx));
+            match event {
+                Err(error) => return Poll::Ready(error.to_string()),
+                Ok(event) if event.is_request() => drop(event.into_request(&self.channel, &[])),
+                Ok(event) => return Poll::Ready(format!("the connection manager says {event}")),
+            }
+        }
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.id.disconnect();
+    }
+}

@@ -1,0 +1,88 @@
+//! From an errno to a sentence that says what to do.
+
+use rustix::io::Errno;
+
+use crate::verbs::VerbError;
+
+/// The errno a verb left behind.
+pub(super) fn last_errno() -> i32 {
+    std::io::Error::last_os_error().raw_os_error().unwrap_or(Errno::IO.raw_os_error())
+}
+
+/// A verb that failed with an errno, and what a person can do about it.
+pub(super) fn failed(verb: &'static str, errno: i32, what: impl Into<String>) -> VerbError {
+    // Some drivers return the errno negated (Soft-iWARP's post verbs do).
+    let errno = errno.saturating_abs();
+    let what = what.into();
+    let context = match advice(verb, errno) {
+        Some(advice) => format!("{what}; {advice}"),
+        None => what,
+    };
+    VerbError { verb, errno, context }
+}
+
+/// A verb that set errno.
+pub(super) fn failed_now(verb: &'static str, what: impl Into<String>) -> VerbError {
+    failed(verb, last_errno(), what)
+}
+
+/// A descriptor that the runtime's reactor cannot watch.
+pub(super) fn not_watched(what: &str, error: std::io::Error) -> VerbError {
+    let errno = error.raw_os_error().unwrap_or(Errno::IO.raw_os_error());
+    VerbError { verb: "epoll_ctl", errno, context: format!("watching {what}: {error}") }
+}
+
+fn advice(verb: &str, errno: i32) -> Option<String> {
+    let errno = Errno::from_raw_os_error(errno);
+    let registers = matches!(verb, "ibv_reg_mr" | "ibv_create_qp" | "ibv_create_cq");
+    if errno == Errno::NOMEM && registers {
+        return Some(memlock_advice());
+    }
+    if errno == Errno::ACCESS || errno == Errno::PERM {
+        return Some(
+            "may this user open /dev/infiniband/uverbs* and rdma_cm (usually mode 0666, or a group \
+             rdma)? In a container: --device /dev/infiniband and a memlock limit"
+                .to_owned(),
+        );
+    }
+    if errno == Errno::NOSYS || (errno == Errno::NODEV && verb.starts_with("rdma_")) {
+        return Some("load the kernel's part: modprobe ib_uverbs rdma_ucm".to_owned());
+    }
+    if errno == Errno::IO || errno == Errno::NODEV {
+        return Some("the device is gone, or its driver was reloaded".to_owned());
+    }
+    None
+}
+
+/// Registered memory counts against RLIMIT_MEMLOCK.
+fn memlock_advice() -> String {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Memlock);
+    match limit.current {
+        Some(bytes) => format!(
+            "memlock is {} KiB; raise it with `ulimit -l unlimited`, limits.conf (memlock) or \
+             systemd's LimitMEMLOCK=infinity",
+            bytes / 1024
+        ),
+        None => "memlock is not limited, so the device or the system is out of memory".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_say_what_to_do() {
+        let text = failed("ibv_reg_mr", Errno::NOMEM.raw_os_error(), "4096 bytes").to_string();
+        assert!(text.contains("memlock") && text.contains("4096 bytes"), "{text}");
+        let text = failed("ibv_open_device", Errno::ACCESS.raw_os_error(), "rxe0").to_string();
+        assert!(text.contains("/dev/infiniband"), "{text}");
+        let text = failed("ibv_get_device_list", Errno::NOSYS.raw_os_error(), "").to_string();
+        assert!(text.contains("modprobe"), "{text}");
+    }
+
+    #[test]
+    fn negated_numbers_are_turned_round() {
+        assert_eq!(failed("ibv_post_send", -22, "").errno, 22);
+    }
+}

@@ -1,0 +1,52 @@
+//! A protection domain: which keys a queue pair's peer may use.
+#![allow(unsafe_code)]
+
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use super::device::Device;
+use super::error::failed_now;
+use super::ffi;
+use crate::verbs::VerbError;
+
+/// A protection domain. Each connection has its own, so that a key of one connection means
+/// nothing to another one's peer.
+#[derive(Debug)]
+pub(super) struct ProtectionDomain {
+    device: Arc<Device>,
+    pd: NonNull<ffi::ibv_pd>,
+}
+
+// SAFETY: verbs objects may be used from any thread; this one lives until drop.
+unsafe impl Send for ProtectionDomain {}
+// SAFETY: as for Send.
+unsafe impl Sync for ProtectionDomain {}
+
+impl ProtectionDomain {
+    pub(super) fn new(device: &Arc<Device>) -> Result<Arc<ProtectionDomain>, VerbError> {
+        // SAFETY: the context is open.
+        let pd = unsafe { (device.verbs().ibv_alloc_pd)(device.context()) };
+        let pd = NonNull::new(pd)
+            .ok_or_else(|| failed_now("ibv_alloc_pd", device.facts().name.clone()))?;
+        Ok(Arc::new(ProtectionDomain { device: device.clone(), pd }))
+    }
+
+    pub(super) fn device(&self) -> &Arc<Device> {
+        &self.device
+    }
+
+    /// Valid for as long as `self`.
+    pub(super) fn as_ptr(&self) -> *mut ffi::ibv_pd {
+        self.pd.as_ptr()
+    }
+}
+
+impl Drop for ProtectionDomain {
+    fn drop(&mut self) {
+        // SAFETY: regions and queue pairs hold their domain, so none is left.
+        let result = unsafe { (self.device.verbs().ibv_dealloc_pd)(self.pd.as_ptr()) };
+        if result != 0 {
+            tracing::warn!(device = self.device.facts().name, result, "ibv_dealloc_pd failed");
+        }
+    }
+}

@@ -1,0 +1,498 @@
+//! The queue pair the ring stands on.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+use tokio::time::Sleep;
+
+use super::cm::Connection;
+use super::cq::BATCH;
+use super::error::failed;
+use super::events::Listener;
+use super::ffi::{self, ibv_send_flags, ibv_wc_opcode, ibv_wc_status};
+use super::mr::IbvRegion;
+use super::pd::ProtectionDomain;
+use super::raw_qp::{RawQueuePair, read_request, send_request, write_request};
+use super::shared_cq::{Inbox, SharedCq};
+use super::wr_id::WrId;
+use crate::verbs::{
+    Access, Caps, Completed, Completion, Local, MAX_LIST, Op, PostError, QueuePair, Region, Status,
+    VerbError, WorkRequest,
+};
+
+/// Bytes of a word that travels outside the ring: a credit, or what iWARP sends for an immediate.
+const WORD_BYTES: usize = 8;
+/// Bytes of an immediate's stand-in.
+const IMM_BYTES: usize = 4;
+/// Receives posted with one doorbell.
+const RECEIVE_CHAIN: usize = 16;
+/// How long a failed queue pair may take to flush. After that it counts as flushed: what the
+/// device may still touch is kept until it is destroyed.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// A connected queue pair on a verbs device.
+#[derive(Debug)]
+pub struct IbvQueuePair {
+    // Declared in the order they must go: the connection manager lets go of the queue pair, which
+    // is destroyed before anything its requests may name.
+    connection: Option<Connection>,
+    qp: Option<RawQueuePair>,
+    seat: Arc<Seat>,
+    pd: Arc<ProtectionDomain>,
+    /// Words on their way, one place for each slot of the send queue; only where nothing travels
+    /// inline.
+    words: Option<IbvRegion>,
+    /// What is received where there are no immediates, one place for each receive.
+    received: Option<IbvRegion>,
+    caps: Caps,
+    /// The send queue's length: the place of a request's word.
+    sends_posted: u64,
+    /// Number of the last send that completed.
+    last_send: u64,
+    receives_posted: u64,
+    receives_completed: u64,
+    failing: Option<Instant>,
+    failure: Option<VerbError>,
+    alarm: Option<Pin<Box<Sleep>>>,
+    /// Our waker may be in the inbox.
+    asleep: bool,
+}
+
+/// A connection's place at a shared completion queue.
+#[derive(Debug)]
+pub(super) struct Seat {
+    pub(super) shared: Arc<SharedCq>,
+    pub(super) inbox: Arc<Inbox>,
+}
+
+impl Listener for Seat {
+    fn failed(&self, why: &str) {
+        let key = self.inbox.key();
+        self.shared.fail(|other| other == key, why);
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.shared.leave(&self.inbox);
+    }
+}
+
+/// What a queue pair is made of, before it is connected.
+#[derive(Debug)]
+pub(super) struct Parts {
+    pub(super) pd: Arc<ProtectionDomain>,
+    pub(super) seat: Arc<Seat>,
+    pub(super) qp: RawQueuePair,
+    pub(super) write_with_imm: bool,
+    /// Receives for the ring; the raw queue pair holds one more.
+    pub(super) receive_depth: u32,
+    pub(super) reads_in_flight: u32,
+}
+
+impl IbvQueuePair {
+    /// Takes the parts; the queue pair may still be unconnected.
+    pub(super) fn new(parts: Parts) -> Result<IbvQueuePair, VerbError> {
+        let Parts { pd, seat, qp, write_with_imm, receive_depth, reads_in_flight } = parts;
+        let depths = qp.depths();
+        let words = if depths.inline_bytes < WORD_BYTES as u32 {
+            Some(IbvRegion::new(&pd, depths.send as usize * WORD_BYTES, Access::Local)?)
+        } else {
+            None
+        };
+        let received = if write_with_imm {
+            None
+        } else {
+            let len = depths.receive as usize * IMM_BYTES;
+            Some(IbvRegion::new(&pd, len, Access::ReadTarget)?)
+        };
+        let listener: Arc<dyn Listener> = seat.clone();
+        pd.device().listen(qp.number(), Arc::downgrade(&listener));
+        Ok(IbvQueuePair {
+            caps: Caps {
+                send_depth: depths.send,
+                receive_depth,
+                write_with_imm,
+                inline_bytes: depths.inline_bytes,
+                reads_in_flight,
+            },
+            connection: None,
+            qp: Some(qp),
+            seat,
+            pd,
+            words,
+            received,
+            sends_posted: 0,
+            last_send: 0,
+            receives_posted: 0,
+            receives_completed: 0,
+            failing: None,
+            failure: None,
+            alarm: None,
+            asleep: false,
+        })
+    }
+
+    pub(super) fn raw(&self) -> Option<&RawQueuePair> {
+        self.qp.as_ref()
+    }
+
+    pub(super) fn set_reads_in_flight(&mut self, reads: u32) {
+        self.caps.reads_in_flight = reads;
+    }
+
+    /// iWARP: the connection manager's part of the connection.
+    pub(super) fn set_connection(&mut self, connection: Connection) {
+        self.connection = Some(connection);
+    }
+
+    fn device_name(&self) -> String {
+        self.pd.device().facts().name.clone()
+    }
+
+    fn fail_because(&mut self, error: Option<VerbError>) {
+        if self.failure.is_none() {
+            self.failure = error;
+        }
+        if self.failing.is_some() {
+            return;
+        }
+        self.failing = Some(Instant::now());
+        if let Some(qp) = &self.qp
+            && let Err(error) = qp.to_error()
+        {
+            // A device that is gone: nothing will flush, and the timeout ends it.
+            tracing::debug!(%error, "a queue pair could not be moved to the error state");
+        }
+    }
+
+    /// What others have noticed: an event of the device, of the completion queue.
+    fn notice_failure(&mut self) {
+        if self.failing.is_none()
+            && let Some(why) = self.seat.inbox.failure()
+        {
+            let error = failed("asynchronous event", Errno::IO.raw_os_error(), why);
+            self.fail_because(Some(VerbError { context: why.to_owned(), ..error }));
+        }
+    }
+
+    /// Whether nothing more can complete.
+    fn is_flushed(&self) -> bool {
+        let Some(since) = self.failing else { return false };
+        self.receives_completed == self.receives_posted || since.elapsed() >= FLUSH_TIMEOUT
+    }
+
+    fn final_error(&self) -> VerbError {
+        self.failure.clone().unwrap_or_else(|| VerbError {
+            verb: "ibv_poll_cq",
+            errno: Errno::NOTCONN.raw_os_error(),
+            context: format!("{}: the queue pair has failed", self.device_name()),
+        })
+    }
+
+    fn translate(&mut self, wc: &ffi::ibv_wc) -> Completion {
+        let id = WrId::from_raw(ffi::wc_wr_id(wc));
+        let status = status_of(ffi::wc_status(wc));
+        if status != Status::Success {
+            if status != Status::Flushed {
+                let (device, qp) = (self.device_name(), ffi::wc_qp_num(wc));
+                let vendor = ffi::wc_vendor_err(wc);
+                tracing::debug!(%device, qp, ?status, vendor, "a work request failed");
+            }
+            self.fail_because(None);
+        }
+        if !id.is_receive() {
+            self.last_send = id.number_after(self.last_send);
+            return Completion { what: Completed::Send { id: self.last_send }, status };
+        }
+        let number = id.number_after(self.receives_completed);
+        self.receives_completed += 1;
+        if status != Status::Success {
+            return Completion { what: Completed::Receive { imm: 0 }, status };
+        }
+        match self.immediate(wc, number) {
+            Some(imm) => Completion { what: Completed::Receive { imm }, status },
+            None => {
+                let why = format!(
+                    "the peer sent what no ring sends (opcode {}, {} bytes)",
+                    ffi::wc_opcode(wc),
+                    ffi::wc_byte_len(wc)
+                );
+                let error = failed("ibv_poll_cq", Errno::PROTO.raw_os_error(), why);
+                self.fail_because(Some(error));
+                let status = Status::Other(ibv_wc_status::IBV_WC_BAD_RESP_ERR);
+                Completion { what: Completed::Receive { imm: 0 }, status }
+            }
+        }
+    }
+
+    /// The immediate of a receive, or of the SEND that stands for one.
+    fn immediate(&self, wc: &ffi::ibv_wc, number: u64) -> Option<u32> {
+        match &self.received {
+            None => {
+                let with_imm = ffi::wc_opcode(wc) == ibv_wc_opcode::IBV_WC_RECV_RDMA_WITH_IMM;
+                with_imm.then(|| ffi::wc_imm_data(wc))
+            }
+            Some(region) => {
+                let sent = ffi::wc_opcode(wc) == ibv_wc_opcode::IBV_WC_RECV
+                    && ffi::wc_byte_len(wc) == IMM_BYTES as u32;
+                if !sent {
+                    return None;
+                }
+                let mut bytes = [0; IMM_BYTES];
+                region.read(self.receive_place(number), &mut bytes);
+                Some(u32::from_le_bytes(bytes))
+            }
+        }
+    }
+
+    fn receive_place(&self, number: u64) -> usize {
+        let depth = u64::from(self.caps.receive_depth) + 1;
+        (number % depth) as usize * IMM_BYTES
+    }
+
+    /// Fills in one work request. The element is where its bytes are; short ones travel inline
+    /// from `word`.
+    fn prepare(
+        &mut self,
+        request: &WorkRequest<'_, IbvRegion>,
+        element: &mut ffi::ibv_sge,
+        word: &mut [u8; WORD_BYTES],
+        at: u64,
+    ) -> ffi::ibv_send_wr {
+        let id = WrId::send(self.seat.inbox.key(), request.id).raw();
+        let mut flags = if request.signaled { ibv_send_flags::IBV_SEND_SIGNALED.0 } else { 0 };
+        match request.op {
+            Op::Write { from, to, imm } => {
+                let has_bytes = from.is_some_and(|from| from.len > 0);
+                if let Some(Local { region, offset, len }) = from {
+                    *element = region.element(offset, len);
+                    if has_bytes && len <= self.caps.inline_bytes as usize {
+                        flags |= ibv_send_flags::IBV_SEND_INLINE.0;
+                    }
+                }
+                write_request(id, flags, element, has_bytes, to, imm)
+            }
+            Op::WriteWord { word: value, to } => {
+                *word = value.to_le_bytes();
+                flags |= self.lay_word(word, WORD_BYTES, element, at);
+                write_request(id, flags, element, true, to, None)
+            }
+            Op::Read { into, from } => {
+                *element = into.region.element(into.offset, into.len);
+                read_request(id, flags, element, from)
+            }
+            Op::Send { word: value } => {
+                word[..IMM_BYTES].copy_from_slice(&value.to_le_bytes());
+                flags |= self.lay_word(word, IMM_BYTES, element, at);
+                send_request(id, flags, element)
+            }
+        }
+    }
+
+    /// Puts a word where the device takes it from; the flags that go with it.
+    fn lay_word(
+        &mut self,
+        word: &[u8; WORD_BYTES],
+        len: usize,
+        element: &mut ffi::ibv_sge,
+        at: u64,
+    ) -> u32 {
+        match &mut self.words {
+            None => {
+                *element =
+                    ffi::ibv_sge { addr: word.as_ptr().addr() as u64, length: len as u32, lkey: 0 };
+                ibv_send_flags::IBV_SEND_INLINE.0
+            }
+            Some(region) => {
+                let place = (at % u64::from(self.caps.send_depth)) as usize * WORD_BYTES;
+                region.bytes_mut()[place..place + len].copy_from_slice(&word[..len]);
+                *element = region.element(place, len);
+                0
+            }
+        }
+    }
+}
+
+fn status_of(status: ibv_wc_status::Type) -> Status {
+    match status {
+        ibv_wc_status::IBV_WC_SUCCESS => Status::Success,
+        ibv_wc_status::IBV_WC_WR_FLUSH_ERR => Status::Flushed,
+        ibv_wc_status::IBV_WC_RNR_RETRY_EXC_ERR => Status::ReceiverNotReady,
+        ibv_wc_status::IBV_WC_REM_ACCESS_ERR | ibv_wc_status::IBV_WC_REM_INV_REQ_ERR => {
+            Status::RemoteAccess
+        }
+        ibv_wc_status::IBV_WC_RETRY_EXC_ERR | ibv_wc_status::IBV_WC_RESP_TIMEOUT_ERR => {
+            Status::RetryExceeded
+        }
+        other => Status::Other(other),
+    }
+}
+
+impl QueuePair for IbvQueuePair {
+    type Region = IbvRegion;
+
+    fn caps(&self) -> Caps {
+        self.caps
+    }
+
+    fn device(&self) -> String {
+        self.device_name()
+    }
+
+    fn register(&mut self, len: usize, access: Access) -> Result<IbvRegion, VerbError> {
+        IbvRegion::new(&self.pd, len, access)
+    }
+
+    fn post_send(&mut self, list: &[WorkRequest<'_, IbvRegion>]) -> Result<(), PostError> {
+        if self.failing.is_some() {
+            return Err(PostError::Failed);
+        }
+        assert!(list.len() <= MAX_LIST, "a list of {} work requests", list.len());
+        let mut elements = [ffi::ibv_sge::default(); MAX_LIST];
+        let mut words = [[0; WORD_BYTES]; MAX_LIST];
+        let mut chain = [ffi::ibv_send_wr::default(); MAX_LIST];
+        for (index, request) in list.iter().enumerate() {
+            let at = self.sends_posted + index as u64;
+            chain[index] = self.prepare(request, &mut elements[index], &mut words[index], at);
+        }
+        let Some(qp) = &self.qp else { return Err(PostError::Failed) };
+        match qp.post_send(&mut chain[..list.len()]) {
+            Ok(()) => {
+                self.sends_posted += list.len() as u64;
+                Ok(())
+            }
+            Err((errno, false)) if errno.saturating_abs() == Errno::NOMEM.raw_os_error() => {
+                Err(PostError::Full)
+            }
+            Err((errno, partly)) => {
+                let device = self.device_name();
+                let how = if partly { "after part of a list was posted" } else { "" };
+                let error = failed("ibv_post_send", errno, format!("{device} {how}"));
+                self.fail_because(Some(error.clone()));
+                Err(PostError::Verb(error))
+            }
+        }
+    }
+
+    fn post_receives(&mut self, count: u32) -> Result<(), PostError> {
+        if self.failing.is_some() {
+            return Err(PostError::Failed);
+        }
+        let mut left = count as usize;
+        while left > 0 {
+            let some = left.min(RECEIVE_CHAIN);
+            let mut elements = [ffi::ibv_sge::default(); RECEIVE_CHAIN];
+            let mut chain = [ffi::ibv_recv_wr::default(); RECEIVE_CHAIN];
+            for index in 0..some {
+                let number = self.receives_posted + index as u64;
+                chain[index].wr_id = WrId::receive(self.seat.inbox.key(), number).raw();
+                if let Some(region) = &self.received {
+                    elements[index] = region.element(self.receive_place(number), IMM_BYTES);
+                    chain[index].sg_list = &raw mut elements[index];
+                    chain[index].num_sge = 1;
+                }
+            }
+            let Some(qp) = &self.qp else { return Err(PostError::Failed) };
+            if let Err(errno) = qp.post_receive(&mut chain[..some]) {
+                let error = failed("ibv_post_recv", errno, self.device_name());
+                self.fail_because(Some(error.clone()));
+                return Err(PostError::Verb(error));
+            }
+            self.receives_posted += some as u64;
+            left -= some;
+        }
+        Ok(())
+    }
+
+    fn poll(&mut self, into: &mut [Completion]) -> Result<usize, VerbError> {
+        if std::mem::take(&mut self.asleep) {
+            self.seat.shared.awake(&self.seat.inbox);
+        }
+        let mut taken = 0;
+        let mut batch = [ffi::ibv_wc::default(); BATCH];
+        while taken < into.len() {
+            let limit = (into.len() - taken).min(BATCH);
+            let count = self.seat.shared.poll(&self.seat.inbox, &mut batch[..limit])?;
+            for wc in &batch[..count] {
+                into[taken] = self.translate(wc);
+                taken += 1;
+            }
+            if count < limit {
+                break;
+            }
+        }
+        if taken == 0 {
+            self.notice_failure();
+            if self.is_flushed() {
+                return Err(self.final_error());
+            }
+        }
+        Ok(taken)
+    }
+
+    fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), VerbError>> {
+        self.notice_failure();
+        if let Some(connection) = &mut self.connection
+            && self.failing.is_none()
+            && let Poll::Ready(why) = connection.poll_closed(cx)
+        {
+            let error = VerbError {
+                verb: "rdma_get_cm_event",
+                errno: Errno::CONNRESET.raw_os_error(),
+                context: format!("{}: {why}", self.device_name()),
+            };
+            self.fail_because(Some(error));
+            return Poll::Ready(Ok(()));
+        }
+        if let Some(since) = self.failing {
+            let at = since + FLUSH_TIMEOUT;
+            let alarm = self.alarm.get_or_insert_with(|| {
+                Box::pin(tokio::time::sleep_until(tokio::time::Instant::from_std(at)))
+            });
+            if alarm.as_mut().poll(cx).is_ready() || self.is_flushed() {
+                return Poll::Ready(Ok(()));
+            }
+        }
+        match self.seat.shared.sleep(&self.seat.inbox, cx.waker()) {
+            Ok(true) => {
+                self.asleep = true;
+                Poll::Pending
+            }
+            Ok(false) => Poll::Ready(Ok(())),
+            Err(error) => Poll::Ready(Err(error)),
+        }
+    }
+
+    fn fail(&mut self) {
+        self.fail_because(None);
+    }
+}
+
+impl Drop for IbvQueuePair {
+    fn drop(&mut self) {
+        self.connection = None;
+        // Before the seat is given up, so that nothing completes there any more.
+        self.qp = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statuses_blame_the_right_end() {
+        use ibv_wc_status as wc;
+        assert_eq!(status_of(wc::IBV_WC_SUCCESS), Status::Success);
+        assert_eq!(status_of(wc::IBV_WC_WR_FLUSH_ERR), Status::Flushed);
+        assert_eq!(status_of(wc::IBV_WC_RETRY_EXC_ERR), Status::RetryExceeded);
+        assert_eq!(status_of(wc::IBV_WC_RNR_RETRY_EXC_ERR), Status::ReceiverNotReady);
+        assert_eq!(status_of(wc::IBV_WC_REM_ACCESS_ERR), Status::RemoteAccess);
+        assert_eq!(status_of(4711), Status::Other(4711));
+    }
+}
