@@ -1,7 +1,6 @@
 //! The ring link of rdma-rpc and the verbs devices under it.
 
 mod copy;
-#[cfg(target_os = "linux")]
 pub mod ibv;
 pub mod probe;
 pub mod ring;

@@ -41,7 +41,7 @@ fn lies() -> Lies {
     let device = SimConfig { wake_spuriously: 0, ..SimConfig::default() };
     let (one, two) = fabric.pair(device, device);
     let prepared =
-        RingLink::prepare(one.queue_pair, Box::new(one.liveness), small_config()).unwrap();
+        RingLink::prepare(one.queue_pair, Some(Box::new(one.liveness)), small_config()).unwrap();
     let mut raw = two.queue_pair;
     std::mem::forget(two.liveness);
     let own_ring = raw.register(RING + 16, Access::RemoteWrite).unwrap();
@@ -311,9 +311,10 @@ fn a_hello_with_any_byte_changed_is_refused_or_harmless() {
         let fabric = Fabric::new(at as u64);
         let (one, two) = fabric.pair(SimConfig::default(), SimConfig::default());
         let prepared =
-            RingLink::prepare(one.queue_pair, Box::new(one.liveness), small_config()).unwrap();
-        let other =
-            RingLink::prepare(two.queue_pair, Box::new(two.liveness), small_config()).unwrap();
+            RingLink::prepare(one.queue_pair, Some(Box::new(one.liveness)), small_config())
+                .unwrap();
+        let other = RingLink::prepare(two.queue_pair, Some(Box::new(two.liveness)), small_config())
+            .unwrap();
         let mut hello = other.hello();
         hello[at] ^= 1 << rng.below(8);
         match prepared.connect(&hello) {

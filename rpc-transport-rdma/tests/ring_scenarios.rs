@@ -413,8 +413,10 @@ fn a_killed_peer_is_noticed_after_its_last_burst() {
 fn the_first_end_may_send_before_the_second_has_heard_it() {
     let fabric = Fabric::new(17);
     let (one, two) = fabric.pair(calm(), calm());
-    let one = RingLink::prepare(one.queue_pair, Box::new(one.liveness), small_config()).unwrap();
-    let two = RingLink::prepare(two.queue_pair, Box::new(two.liveness), small_config()).unwrap();
+    let one =
+        RingLink::prepare(one.queue_pair, Some(Box::new(one.liveness)), small_config()).unwrap();
+    let two =
+        RingLink::prepare(two.queue_pair, Some(Box::new(two.liveness)), small_config()).unwrap();
     let hello = one.hello();
     let mut one = one.connect(&two.hello()).unwrap();
     for number in 0..20 {

@@ -7,14 +7,14 @@
 //! connection to a process that lives and does not read; that is left to the pings of the session.
 
 use std::io::{self, IoSlice, Read};
-use std::net::{Shutdown, SocketAddr};
+use std::net::{IpAddr, Shutdown, SocketAddr};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::BufMut;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::Interest;
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::{TcpSocket, TcpStream, UnixStream};
 use tokio::time::Instant;
 
 use crate::address::Address;
@@ -46,6 +46,8 @@ pub struct SocketOptions {
     pub send_buffer_bytes: Option<usize>,
     /// The kernel's receive buffer (`SO_RCVBUF`); `None` lets the kernel tune it.
     pub receive_buffer_bytes: Option<usize>,
+    /// The address of this host a client connects from; `None`: the route to the server decides.
+    pub local_address: Option<IpAddr>,
 }
 
 impl Default for SocketOptions {
@@ -54,6 +56,7 @@ impl Default for SocketOptions {
             keepalive: Some(Keepalive::default()),
             send_buffer_bytes: None,
             receive_buffer_bytes: None,
+            local_address: None,
         }
     }
 }
@@ -104,7 +107,7 @@ impl Socket {
                     io::Error::new(error.kind(), format!("cannot resolve {host:?}: {error}"))
                 })?;
                 let addresses: Vec<SocketAddr> = found.collect();
-                Socket::Tcp(connect_any(address, &addresses, deadline).await?)
+                Socket::Tcp(connect_any(address, &addresses, options, deadline).await?)
             }
         };
         socket.set_up(options)?;
@@ -158,6 +161,14 @@ impl Socket {
         match self {
             Socket::Tcp(stream) => text_of(stream.local_addr()),
             Socket::Unix(stream) => unix_text(stream.local_addr()),
+        }
+    }
+
+    /// This end's IP address: the way to the peer. `None` on a Unix socket.
+    pub fn local_ip(&self) -> Option<IpAddr> {
+        match self {
+            Socket::Tcp(stream) => Some(stream.local_addr().ok()?.ip().to_canonical()),
+            Socket::Unix(_) => None,
         }
     }
 
@@ -282,6 +293,7 @@ pub(crate) async fn linger(socket: Socket) {
 async fn connect_any(
     address: &Address,
     addresses: &[SocketAddr],
+    options: &SocketOptions,
     deadline: Instant,
 ) -> io::Result<TcpStream> {
     let mut last = io::Error::new(
@@ -291,7 +303,7 @@ async fn connect_any(
     for (tried, &peer) in addresses.iter().enumerate() {
         let left = deadline.saturating_duration_since(Instant::now());
         let share = left / (addresses.len() - tried) as u32;
-        match tokio::time::timeout(share, TcpStream::connect(peer)).await {
+        match tokio::time::timeout(share, connect_one(peer, options)).await {
             Ok(Ok(stream)) => return Ok(stream),
             Ok(Err(error)) => last = explain_connect(address, Some(peer), &error),
             Err(_) => {
@@ -300,6 +312,15 @@ async fn connect_any(
         }
     }
     Err(last)
+}
+
+async fn connect_one(peer: SocketAddr, options: &SocketOptions) -> io::Result<TcpStream> {
+    let Some(local) = options.local_address else { return TcpStream::connect(peer).await };
+    let socket = if peer.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.bind(SocketAddr::new(local, 0)).map_err(|error| {
+        io::Error::new(error.kind(), format!("binding to tcp.local_address {local}: {error}"))
+    })?;
+    socket.connect(peer).await
 }
 
 fn explain_connect(address: &Address, peer: Option<SocketAddr>, error: &io::Error) -> io::Error {

@@ -28,7 +28,7 @@ enum As {
 }
 
 /// The variables, how they are read, and the keys they set.
-const VARIABLES: [(&str, As, &[&str]); 10] = [
+const VARIABLES: [(&str, As, &[&str]); 11] = [
     ("RDMA_RPC_TARGET", As::Text, &["target"]),
     ("RDMA_RPC_LISTEN", As::List, &["listen"]),
     ("RDMA_RPC_TRANSPORTS", As::List, &["transports"]),
@@ -36,6 +36,7 @@ const VARIABLES: [(&str, As, &[&str]); 10] = [
     ("RDMA_RPC_HANDSHAKE_TIMEOUT_MS", As::Number, &["handshake_timeout_ms"]),
     ("RDMA_RPC_MAX_MESSAGE_BYTES", As::Size, &["limits.max_message_bytes"]),
     ("RDMA_RPC_MAX_SEND_MESSAGE_BYTES", As::Size, &["limits.max_send_message_bytes"]),
+    ("RDMA_RPC_LOCAL_ADDRESS", As::Text, &["tcp.local_address"]),
     ("RDMA_RPC_DEVICE", As::Text, &["rdma.device"]),
     ("RDMA_RPC_PROGRESS", As::Text, &["rdma.progress", "shm.progress"]),
     ("RDMA_RPC_SPIN_US", As::Number, &["rdma.spin_us", "shm.spin_us"]),

@@ -37,6 +37,7 @@
 //! | `RDMA_RPC_HANDSHAKE_TIMEOUT_MS` | `handshake_timeout_ms` |
 //! | `RDMA_RPC_MAX_MESSAGE_BYTES` | `limits.max_message_bytes` |
 //! | `RDMA_RPC_MAX_SEND_MESSAGE_BYTES` | `limits.max_send_message_bytes` |
+//! | `RDMA_RPC_LOCAL_ADDRESS` | `tcp.local_address` |
 //! | `RDMA_RPC_DEVICE` | `rdma.device` |
 //! | `RDMA_RPC_PROGRESS` | `rdma.progress` and `shm.progress` |
 //! | `RDMA_RPC_SPIN_US` | `rdma.spin_us` and `shm.spin_us` |

@@ -1,5 +1,7 @@
 //! The sections a client's and a server's configuration share, and the ranges of their keys.
 
+use std::net::IpAddr;
+
 use serde::{Deserialize, Serialize};
 
 use super::values::{Progress, size, some_size};
@@ -115,8 +117,36 @@ impl LimitsConfig {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RdmaConfig {
-    /// The device's name, such as `mlx5_0`, or `auto`.
+    /// The device's name, such as `mlx5_0`, or `auto`: the one on the route to the peer.
     pub device: String,
+    /// The device's port; not set: the first that is active and fits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub port: Option<u8>,
+    /// The local IP address whose device is used; not set: that of the bootstrap connection.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub address: Option<IpAddr>,
+    /// The place in the port's table of GIDs; not set: by address, RoCE v2 before v1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gid_index: Option<u8>,
+    /// The largest packet: 256, 512, 1024, 2048 or 4096; not set: the largest both ports carry.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mtu_bytes: Option<u32>,
+    /// InfiniBand service level, or the priority on RoCE v1. Default 0.
+    pub service_level: u8,
+    /// DSCP and ECN bits of RoCE v2 packets. Default 0.
+    pub traffic_class: u8,
+    /// How long a packet may stay unanswered: 4.096 us times two to the power of this. Default 14
+    /// (67 ms).
+    pub ack_timeout: u8,
+    /// How often it is sent again. Default 6; with the default timeout a silent peer is given up
+    /// after about a second.
+    pub retry_count: u8,
+    /// Work requests a queue pair holds, and receives. Default 256.
+    pub queue_depth: u32,
+    /// Registered memory of the device's pool, at most, for all connections of this process; the
+    /// first to use a device decides. Default 4 GiB.
+    #[serde(deserialize_with = "size")]
+    pub memory_bytes: usize,
     /// How arrivals are noticed. Default adaptive.
     pub progress: Progress,
     /// How long adaptive progress polls before it sleeps. Default 50.
@@ -137,6 +167,16 @@ impl Default for RdmaConfig {
     fn default() -> Self {
         RdmaConfig {
             device: "auto".to_string(),
+            port: None,
+            address: None,
+            gid_index: None,
+            mtu_bytes: None,
+            service_level: 0,
+            traffic_class: 0,
+            ack_timeout: 14,
+            retry_count: 6,
+            queue_depth: 256,
+            memory_bytes: 4 * GIB,
             progress: Progress::Adaptive,
             spin_us: 50,
             ring_bytes: 256 * KIB,
@@ -152,6 +192,23 @@ impl RdmaConfig {
             return Err(ConfigError::new("the name is empty: write \"auto\" or a device's name")
                 .with_key("rdma.device"));
         }
+        if self.port == Some(0) {
+            return Err(ConfigError::new("ports are counted from 1").with_key("rdma.port"));
+        }
+        if let Some(bytes) = self.mtu_bytes
+            && ![256, 512, 1024, 2048, 4096].contains(&bytes)
+        {
+            return Err(ConfigError::new(format!(
+                "{bytes} is not an RDMA MTU: 256, 512, 1024, 2048 or 4096"
+            ))
+            .with_key("rdma.mtu_bytes"));
+        }
+        within("rdma.service_level", u64::from(self.service_level), 0, 15)?;
+        within("rdma.ack_timeout", u64::from(self.ack_timeout), 1, 31)?;
+        // Soft-RoCE takes 7 for ever.
+        within("rdma.retry_count", u64::from(self.retry_count), 0, 6)?;
+        within("rdma.queue_depth", u64::from(self.queue_depth), 16, 16 * 1024)?;
+        bytes_within("rdma.memory_bytes", self.memory_bytes, 2 * MIB, 1 << 44)?;
         check_ring(
             "rdma",
             self.spin_us,
@@ -239,6 +296,10 @@ pub struct TcpConfig {
     /// The kernel's receive buffer; not set: tuned by the kernel.
     #[serde(deserialize_with = "some_size", skip_serializing_if = "Option::is_none")]
     pub receive_buffer_bytes: Option<usize>,
+    /// The address of this host a client connects from, and so the one whose RDMA device it uses;
+    /// not set: the route to the server decides. Servers do not use it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub local_address: Option<IpAddr>,
 }
 
 impl Default for TcpConfig {
@@ -249,6 +310,7 @@ impl Default for TcpConfig {
             max_owned_bytes: MIB,
             send_buffer_bytes: None,
             receive_buffer_bytes: None,
+            local_address: None,
         }
     }
 }

@@ -5,16 +5,16 @@ use std::sync::Arc;
 
 use rdma_rpc_core::link::Link;
 use rdma_rpc_core::server::{ConnectionConfig, Router, ServerConnection, serve_connection};
-use rdma_rpc_transport_rdma::ring::RingLink;
-use rdma_rpc_transport_rdma::shm::{self, ShmQueuePair};
+use rdma_rpc_transport_rdma::ibv::Ibv;
+use rdma_rpc_transport_rdma::shm;
 use rdma_rpc_transport_tcp::bootstrap::RejectCode;
 use rdma_rpc_transport_tcp::{
     BootstrapError, BootstrapOptions, Outcome, ServerBootstrap, Socket, TransportKind,
 };
 use tokio::time::timeout_at;
 
-use super::choice::choose;
-use super::ring::{LateLiveness, Speaks, build};
+use super::choice::{Choice, Taken, choose};
+use super::ring::{Ring, Speaks, build};
 use super::settings::Settings;
 use crate::config::ServerConfig;
 
@@ -25,12 +25,15 @@ type Serving = Pin<Box<dyn Future<Output = ()> + Send>>;
 #[derive(Debug)]
 pub(crate) struct Acceptor {
     settings: Settings,
+    ibv: Ibv,
     router: Arc<Router>,
 }
 
 impl Acceptor {
     pub(crate) fn new(config: &ServerConfig, router: Arc<Router>) -> Acceptor {
-        Acceptor { settings: Settings::of_server(config), router }
+        let settings = Settings::of_server(config);
+        let ibv = Ibv::new(settings.ibv());
+        Acceptor { settings, ibv, router }
     }
 
     pub(crate) fn options(&self) -> &BootstrapOptions {
@@ -62,31 +65,35 @@ impl Acceptor {
         socket: Socket,
     ) -> Result<(ServerConnection, Serving), BootstrapError> {
         let mut bootstrap = ServerBootstrap::accept(socket, self.options()).await?;
-        let choice = choose(bootstrap.offers(), &self.settings);
-        bootstrap.answer(choice.transport, &[], choice.declined).await?;
-        let upgraded = match choice.transport {
-            TransportKind::Shm => {
-                let deadline = bootstrap.upgrade_deadline();
-                timeout_at(deadline, self.upgrade_to_shm(&mut bootstrap))
-                    .await
-                    .unwrap_or_else(|_| Err("the upgrade took too long".into()))
-            }
-            _ => Err("tcp was chosen".into()),
+        let local = bootstrap.local_ip();
+        let Choice { taken, declined, because } =
+            choose(bootstrap.offers(), &self.settings, &self.ibv, local).await;
+        let body = match &taken {
+            Taken::Rdma(choice) => choice.body(),
+            Taken::Shm | Taken::Tcp => Vec::new(),
         };
+        bootstrap.answer(taken.kind(), &body, declined).await?;
+        let deadline = bootstrap.upgrade_deadline();
+        let upgraded = timeout_at(deadline, self.upgrade(&mut bootstrap, &taken))
+            .await
+            .unwrap_or_else(|_| Err("the upgrade took too long".into()));
         let verdict = upgraded.as_ref().map(drop).map_err(Clone::clone);
         let confirmed = bootstrap.confirm(verdict).await?;
         Ok(match (upgraded, &confirmed.outcome) {
-            (Ok((link, liveness)), Outcome::Upgraded(_)) => {
-                liveness.set(confirmed.into_liveness());
-                self.serve(link, self.settings.on_shm(), &choice.because)
+            (Ok(mut ring), Outcome::Upgraded(_)) => {
+                ring.set_liveness(confirmed.into_liveness());
+                match ring {
+                    Ring::Shm(link) => self.serve(link, self.settings.on_shm(), &because),
+                    Ring::Rdma(link) => self.serve(link, self.settings.on_rdma(), &because),
+                }
             }
             (_, Outcome::Upgraded(kind)) => {
                 // `confirm` says so only if this side said so too.
                 unreachable!("upgraded to {kind} without a link")
             }
             (_, Outcome::Tcp { reason }) => {
-                let because = match choice.transport {
-                    TransportKind::Tcp => choice.because,
+                let because = match taken.kind() {
+                    TransportKind::Tcp => because,
                     kind => format!("{kind} was chosen but failed: {reason}"),
                 };
                 let link = confirmed.into_link(&self.settings.tcp);
@@ -95,15 +102,26 @@ impl Acceptor {
         })
     }
 
-    async fn upgrade_to_shm(
+    async fn upgrade(
         &self,
         bootstrap: &mut ServerBootstrap,
-    ) -> Result<(RingLink<ShmQueuePair>, LateLiveness), String> {
-        let queue_pair = shm::upgrade_server(bootstrap, &shm::ShmConfig::default())
-            .await
-            .map_err(|error| error.to_string())?;
-        let config = self.settings.shm_ring(bootstrap.peer());
-        build(bootstrap, queue_pair, config, Speaks::Second).await
+        taken: &Taken,
+    ) -> Result<Ring, String> {
+        match taken {
+            Taken::Tcp => Err("tcp was chosen".into()),
+            Taken::Shm => {
+                let queue_pair = shm::upgrade_server(bootstrap, &shm::ShmConfig::default())
+                    .await
+                    .map_err(|error| error.to_string())?;
+                let config = self.settings.shm_ring(bootstrap.peer());
+                Ok(Ring::Shm(build(bootstrap, queue_pair, config, Speaks::Second).await?))
+            }
+            Taken::Rdma(choice) => {
+                let queue_pair = self.ibv.upgrade_server(bootstrap, choice).await?;
+                let config = self.settings.rdma_ring(bootstrap.peer());
+                Ok(Ring::Rdma(build(bootstrap, queue_pair, config, Speaks::Second).await?))
+            }
+        }
     }
 
     fn serve<L: Link>(

@@ -6,13 +6,13 @@ use std::pin::Pin;
 use rdma_rpc_core::client::{ClientConnection, ConnectError, Connector, connect_link};
 use rdma_rpc_core::link::Link;
 use rdma_rpc_core::server::ConnectionConfig;
-use rdma_rpc_transport_rdma::ring::RingLink;
-use rdma_rpc_transport_rdma::shm::{self, ShmQueuePair};
+use rdma_rpc_transport_rdma::ibv::{self, Ibv};
+use rdma_rpc_transport_rdma::shm;
 use rdma_rpc_transport_tcp::{ClientBootstrap, Outcome, TransportKind};
 use tokio::time::timeout_at;
 
 use super::choice::{Offers, offers, sentences};
-use super::ring::{LateLiveness, Speaks, build};
+use super::ring::{Ring, Speaks, build};
 use super::settings::Settings;
 use crate::config::{ClientConfig, Scheme, Target, Transport};
 
@@ -21,49 +21,52 @@ use crate::config::{ClientConfig, Scheme, Target, Transport};
 pub(crate) struct Dialer {
     target: Target,
     settings: Settings,
+    ibv: Ibv,
 }
 
 impl Dialer {
     pub(crate) fn new(target: Target, config: ClientConfig) -> Dialer {
         let settings = Settings::of_client(&config);
-        Dialer { target, settings }
+        let ibv = Ibv::new(settings.ibv());
+        Dialer { target, settings, ibv }
     }
 
     async fn dial(&self) -> Result<ClientConnection, ConnectError> {
         let scheme = self.target.scheme;
-        let Offers { offers, missing } = offers(scheme, &self.settings);
         let demanded = matches!(scheme, Scheme::Rdma | Scheme::Shm);
-        if demanded && offers.is_empty() {
-            let why = sentences(missing.iter().map(|(kind, why)| (*kind, why.as_str())));
-            return Err(ConnectError::new(why));
-        }
         let failed = |error: &dyn std::fmt::Display| ConnectError::new(error.to_string());
-        let mut bootstrap =
-            ClientBootstrap::connect(&self.target.address, &self.settings.bootstrap, offers)
-                .await
-                .map_err(|error| failed(&error))?;
+        let (address, options) = (&self.target.address, &self.settings.bootstrap);
+        let socket = ClientBootstrap::connect_socket(address, options)
+            .await
+            .map_err(|error| failed(&error))?;
+        let local = socket.local_ip();
+        let Offers { offers, missing, rdma } =
+            offers(scheme, &self.settings, &self.ibv, local).await;
+        if demanded && offers.is_empty() {
+            return Err(ConnectError::new(sentences_of(&missing)));
+        }
+        let mut bootstrap = ClientBootstrap::greet_at(socket, address, options, offers)
+            .await
+            .map_err(|error| failed(&error))?;
         let chosen = bootstrap.answer().transport;
         let mut reasons = missing;
         let declined = bootstrap.answer().declined.iter();
         reasons.extend(declined.map(|declined| (declined.transport, declined.reason.clone())));
 
-        let upgraded = match chosen {
-            TransportKind::Shm => {
-                let deadline = bootstrap.upgrade_deadline();
-                timeout_at(deadline, self.upgrade_to_shm(&mut bootstrap))
-                    .await
-                    .unwrap_or_else(|_| Err("the upgrade took too long".into()))
-            }
-            TransportKind::Tcp => Err("tcp was chosen".into()),
-            other => Err(format!("the server chose {other}, which was not offered")),
-        };
+        let deadline = bootstrap.upgrade_deadline();
+        let upgraded = timeout_at(deadline, self.upgrade(&mut bootstrap, rdma.as_ref()))
+            .await
+            .unwrap_or_else(|_| Err("the upgrade took too long".into()));
         let verdict = upgraded.as_ref().map(drop).map_err(Clone::clone);
         let confirmed = bootstrap.confirm(verdict).await.map_err(|error| failed(&error))?;
         match (upgraded, &confirmed.outcome) {
-            (Ok((link, liveness)), Outcome::Upgraded(_)) => {
-                liveness.set(confirmed.into_liveness());
-                let because = because("both ends are on one host", &reasons);
-                Ok(self.start(link, self.settings.on_shm(), &because))
+            (Ok((mut ring, because)), Outcome::Upgraded(_)) => {
+                ring.set_liveness(confirmed.into_liveness());
+                let because = with_reasons(&because, &reasons);
+                Ok(match ring {
+                    Ring::Shm(link) => self.start(link, self.settings.on_shm(), &because),
+                    Ring::Rdma(link) => self.start(link, self.settings.on_rdma(), &because),
+                })
             }
             (_, Outcome::Upgraded(kind)) => {
                 Err(ConnectError::new(format!("the server moved to {kind} without this side")))
@@ -74,32 +77,49 @@ impl Dialer {
                     reasons.push((chosen, why));
                 }
                 if demanded || !self.settings.allows(Transport::Tcp) {
-                    let why = sentences(reasons.iter().map(|(kind, why)| (*kind, why.as_str())));
                     return Err(ConnectError::new(format!(
-                        "{}: the server is there, but only TCP works: {why}",
-                        self.target
+                        "{}: the server is there, but only TCP works: {}",
+                        self.target,
+                        sentences_of(&reasons)
                     )));
                 }
                 let asked = match scheme {
                     Scheme::Tcp => "the target asks for it",
                     _ => "nothing faster works",
                 };
-                let because = because(asked, &reasons);
+                let because = with_reasons(asked, &reasons);
                 let link = confirmed.into_link(&self.settings.tcp);
                 Ok(self.start(link, self.settings.on_socket(), &because))
             }
         }
     }
 
-    async fn upgrade_to_shm(
+    /// Moves to what the server chose; the sentence says why.
+    async fn upgrade(
         &self,
         bootstrap: &mut ClientBootstrap,
-    ) -> Result<(RingLink<ShmQueuePair>, LateLiveness), String> {
-        let queue_pair = shm::upgrade_client(bootstrap, &shm::ShmConfig::default())
-            .await
-            .map_err(|error| error.to_string())?;
-        let config = self.settings.shm_ring(&self.target.address.to_string());
-        build(bootstrap, queue_pair, config, Speaks::First).await
+        rdma: Option<&ibv::Offer>,
+    ) -> Result<(Ring, String), String> {
+        let peer = self.target.address.to_string();
+        match (bootstrap.answer().transport, rdma) {
+            (TransportKind::Shm, _) => {
+                let queue_pair = shm::upgrade_client(bootstrap, &shm::ShmConfig::default())
+                    .await
+                    .map_err(|error| error.to_string())?;
+                let config = self.settings.shm_ring(&peer);
+                let link = build(bootstrap, queue_pair, config, Speaks::First).await?;
+                Ok((Ring::Shm(link), "both ends are on one host".to_owned()))
+            }
+            (TransportKind::Rdma, Some(offer)) => {
+                let choice = offer.chosen(bootstrap.answer().body)?;
+                let queue_pair = self.ibv.upgrade_client(bootstrap, &choice).await?;
+                let config = self.settings.rdma_ring(&peer);
+                let link = build(bootstrap, queue_pair, config, Speaks::First).await?;
+                Ok((Ring::Rdma(link), choice.describe()))
+            }
+            (TransportKind::Tcp, _) => Err("tcp was chosen".into()),
+            (other, _) => Err(format!("the server chose {other}, which was not offered")),
+        }
     }
 
     fn start<L: Link>(&self, link: L, config: ConnectionConfig, because: &str) -> ClientConnection {
@@ -113,12 +133,15 @@ impl Dialer {
     }
 }
 
-fn because(first: &str, reasons: &[(TransportKind, String)]) -> String {
+fn sentences_of(reasons: &[(TransportKind, String)]) -> String {
+    sentences(reasons.iter().map(|(kind, why)| (*kind, why.as_str())))
+}
+
+fn with_reasons(first: &str, reasons: &[(TransportKind, String)]) -> String {
     if reasons.is_empty() {
         return first.to_owned();
     }
-    let rest = sentences(reasons.iter().map(|(kind, why)| (*kind, why.as_str())));
-    format!("{first}; {rest}")
+    format!("{first}; {}", sentences_of(reasons))
 }
 
 impl Connector for Dialer {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use rdma_rpc_core::server::ConnectionConfig;
 use rdma_rpc_core::session::SessionConfig;
 use rdma_rpc_core::{Progress, ProgressMode};
+use rdma_rpc_transport_rdma::ibv::{IbvConfig, PathMtu, Wish};
 use rdma_rpc_transport_rdma::ring::{PoolLimits, RingConfig};
 use rdma_rpc_transport_tcp::{BootstrapOptions, Keepalive, SocketOptions, TcpLinkOptions};
 
@@ -18,6 +19,7 @@ const POOL_BUFFERS: usize = 256;
 pub(crate) struct Settings {
     session: SessionConfig,
     shm: config::ShmConfig,
+    rdma: config::RdmaConfig,
     pub(super) bootstrap: BootstrapOptions,
     pub(super) tcp: TcpLinkOptions,
     pub(super) transports: Vec<config::Transport>,
@@ -29,6 +31,7 @@ impl Settings {
             &config.limits,
             &config.keepalive,
             &config.shm,
+            &config.rdma,
             &config.tcp,
             &config.transports,
             config.handshake_timeout_ms,
@@ -42,6 +45,7 @@ impl Settings {
             &config.limits,
             &config.keepalive,
             &config.shm,
+            &config.rdma,
             &config.tcp,
             &config.transports,
             config.handshake_timeout_ms,
@@ -52,6 +56,7 @@ impl Settings {
         limits: &config::LimitsConfig,
         keepalive: &config::KeepaliveConfig,
         shm: &config::ShmConfig,
+        rdma: &config::RdmaConfig,
         tcp: &config::TcpConfig,
         transports: &[config::Transport],
         handshake_timeout_ms: u64,
@@ -63,6 +68,7 @@ impl Settings {
             Some(Keepalive { interval: keepalive_interval, timeout: keepalive_timeout });
         socket.send_buffer_bytes = tcp.send_buffer_bytes;
         socket.receive_buffer_bytes = tcp.receive_buffer_bytes;
+        socket.local_address = tcp.local_address;
         let mut link = TcpLinkOptions::default();
         link.max_frame_bytes = tcp.max_frame_bytes;
         link.staging_bytes = tcp.staging_bytes;
@@ -77,6 +83,7 @@ impl Settings {
                 keepalive_timeout,
             },
             shm: shm.clone(),
+            rdma: rdma.clone(),
             bootstrap: BootstrapOptions {
                 handshake_timeout: Duration::from_millis(handshake_timeout_ms),
                 max_frame_bytes: tcp.max_frame_bytes,
@@ -99,31 +106,83 @@ impl Settings {
 
     /// A connection on a ring in shared memory.
     pub(super) fn on_shm(&self) -> ConnectionConfig {
-        let mode = match self.shm.progress {
+        self.on_ring(self.shm.progress, self.shm.spin_us)
+    }
+
+    /// A connection on a ring over a verbs device.
+    pub(super) fn on_rdma(&self) -> ConnectionConfig {
+        self.on_ring(self.rdma.progress, self.rdma.spin_us)
+    }
+
+    fn on_ring(&self, progress: config::Progress, spin_us: u64) -> ConnectionConfig {
+        let mode = match progress {
             config::Progress::Busy => ProgressMode::Busy,
             config::Progress::Adaptive => ProgressMode::Adaptive,
             config::Progress::Event => ProgressMode::Event,
         };
-        let spin = Duration::from_micros(self.shm.spin_us);
+        let spin = Duration::from_micros(spin_us);
         ConnectionConfig { session: self.session, progress: Progress { mode, spin } }
     }
 
     pub(super) fn shm_ring(&self, peer: &str) -> RingConfig {
-        let pool = PoolLimits {
-            max_bytes: self.shm.bulk_pool_bytes,
-            max_idle_bytes: self.shm.bulk_pool_bytes / 8,
-            max_buffers: POOL_BUFFERS,
-        };
+        let ring = ring(self.shm.bulk_pool_bytes);
         RingConfig {
             transport: "shm",
             peer: peer.to_owned(),
             ring_bytes: self.shm.ring_bytes,
             bulk_threshold_bytes: self.shm.bulk_threshold_bytes,
-            // Buffers come in powers of two, and one message must not take the whole pool.
-            max_bulk_bytes: 1 << (self.shm.bulk_pool_bytes.ilog2() - 1),
-            send_pool: pool,
-            receive_pool: pool,
-            ..RingConfig::default()
+            ..ring
         }
+    }
+
+    pub(super) fn rdma_ring(&self, peer: &str) -> RingConfig {
+        let ring = ring(self.rdma.bulk_pool_bytes);
+        RingConfig {
+            transport: "rdma",
+            peer: peer.to_owned(),
+            ring_bytes: self.rdma.ring_bytes,
+            bulk_threshold_bytes: self.rdma.bulk_threshold_bytes,
+            receive_depth: self.rdma.queue_depth,
+            ..ring
+        }
+    }
+
+    /// The verbs device.
+    pub(super) fn ibv(&self) -> IbvConfig {
+        let rdma = &self.rdma;
+        let wish = Wish {
+            device: (rdma.device != "auto").then(|| rdma.device.clone()),
+            port: rdma.port,
+            gid_index: rdma.gid_index.map(u32::from),
+            address: rdma.address,
+            mtu: rdma.mtu_bytes.and_then(PathMtu::within),
+        };
+        IbvConfig {
+            wish,
+            send_depth: rdma.queue_depth,
+            receive_depth: rdma.queue_depth,
+            ack_timeout: rdma.ack_timeout,
+            retry_count: rdma.retry_count,
+            service_level: rdma.service_level,
+            traffic_class: rdma.traffic_class,
+            memory_bytes: rdma.memory_bytes,
+            ..IbvConfig::default()
+        }
+    }
+}
+
+/// A ring with bulk pools of so many bytes each way.
+fn ring(bulk_pool_bytes: usize) -> RingConfig {
+    let pool = PoolLimits {
+        max_bytes: bulk_pool_bytes,
+        max_idle_bytes: bulk_pool_bytes / 8,
+        max_buffers: POOL_BUFFERS,
+    };
+    RingConfig {
+        // Buffers come in powers of two, and one message must not take the whole pool.
+        max_bulk_bytes: 1 << (bulk_pool_bytes.ilog2() - 1),
+        send_pool: pool,
+        receive_pool: pool,
+        ..RingConfig::default()
     }
 }

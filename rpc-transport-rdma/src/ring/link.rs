@@ -114,7 +114,7 @@ pub struct RingLink<Q: QueuePair> {
     // First, so that it is dropped first: with the queue pair destroyed no request is
     // outstanding when the regions below go.
     pub(super) queue_pair: Q,
-    pub(super) liveness: Box<dyn Liveness>,
+    pub(super) liveness: Option<Box<dyn Liveness>>,
     pub(super) sender: Sender<Q::Region>,
     pub(super) receiver: Receiver<Q::Region>,
     pub(super) bulk_out: BulkSendPool<Q::Region>,
@@ -166,6 +166,12 @@ impl<Q: QueuePair> Drop for RingLink<Q> {
 }
 
 impl<Q: QueuePair> RingLink<Q> {
+    /// Watches the peer by `liveness` from now on: the bootstrap needs its socket until both ends
+    /// have agreed to move to the link.
+    pub fn set_liveness(&mut self, liveness: Box<dyn Liveness>) {
+        self.liveness = Some(liveness);
+    }
+
     /// What the link holds now.
     pub fn usage(&self) -> RingUsage {
         RingUsage {

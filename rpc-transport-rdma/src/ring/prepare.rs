@@ -26,7 +26,7 @@ const CELL_BYTES: usize = 16;
 /// posted, so the peer may send as soon as it has this end's [`Prepared::hello`].
 pub struct Prepared<Q: QueuePair> {
     queue_pair: Q,
-    liveness: Box<dyn Liveness>,
+    liveness: Option<Box<dyn Liveness>>,
     config: RingConfig,
     ring: Q::Region,
     cell: Q::Region,
@@ -40,13 +40,14 @@ impl<Q: QueuePair> fmt::Debug for Prepared<Q> {
 }
 
 impl<Q: QueuePair> RingLink<Q> {
-    /// Registers what the peer writes to and posts the receives.
+    /// Registers what the peer writes to and posts the receives. Liveness that is not known yet
+    /// can be [set later](RingLink::set_liveness).
     ///
     /// # Errors
     /// A setting out of its bounds, a device that cannot carry a ring, or a verb that failed.
     pub fn prepare(
         mut queue_pair: Q,
-        liveness: Box<dyn Liveness>,
+        liveness: Option<Box<dyn Liveness>>,
         config: RingConfig,
     ) -> Result<Prepared<Q>, LinkError> {
         config.validate()?;

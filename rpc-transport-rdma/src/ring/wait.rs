@@ -61,7 +61,8 @@ impl<Q: QueuePair> RingLink<Q> {
             }
         }
         if !self.ending.liveness_closed
-            && let Poll::Ready(reason) = self.liveness.poll_closed(cx)
+            && let Some(liveness) = &mut self.liveness
+            && let Poll::Ready(reason) = liveness.poll_closed(cx)
         {
             self.ending.liveness_closed = true;
             self.fail(LinkError::closed(format!("the peer's end is gone: {reason}")), true);

@@ -56,8 +56,8 @@ pub fn small_config() -> RingConfig {
 /// Joins two ends. `first_connects`: which end hears the other's hello first is up to the caller.
 pub fn join(one: SimEnd, two: SimEnd, configs: [RingConfig; 2]) -> [SimLink; 2] {
     let [first, second] = configs;
-    let one = RingLink::prepare(one.queue_pair, Box::new(one.liveness), first).unwrap();
-    let two = RingLink::prepare(two.queue_pair, Box::new(two.liveness), second).unwrap();
+    let one = RingLink::prepare(one.queue_pair, Some(Box::new(one.liveness)), first).unwrap();
+    let two = RingLink::prepare(two.queue_pair, Some(Box::new(two.liveness)), second).unwrap();
     let (hello_one, hello_two) = (one.hello(), two.hello());
     [one.connect(&hello_two).unwrap(), two.connect(&hello_one).unwrap()]
 }

@@ -49,12 +49,37 @@ impl ClientBootstrap {
         options: &BootstrapOptions,
         offers: Vec<Offer>,
     ) -> Result<ClientBootstrap, BootstrapError> {
+        let socket = ClientBootstrap::connect_socket(address, options).await?;
+        ClientBootstrap::greet_at(socket, address, options, offers).await
+    }
+
+    /// The first half of [`connect`](Self::connect): what can be offered may depend on which of
+    /// this host's addresses leads to the server.
+    ///
+    /// # Errors
+    /// If no connection can be made.
+    pub async fn connect_socket(
+        address: &Address,
+        options: &BootstrapOptions,
+    ) -> Result<Socket, BootstrapError> {
+        let deadline = Instant::now() + options.connect_timeout;
+        Socket::connect(address, &options.socket, deadline)
+            .await
+            .map_err(|error| BootstrapError::connect(&error))
+    }
+
+    /// The second half of [`connect`](Self::connect).
+    ///
+    /// # Errors
+    /// As [`ClientBootstrap::connect`].
+    pub async fn greet_at(
+        socket: Socket,
+        address: &Address,
+        options: &BootstrapOptions,
+        offers: Vec<Offer>,
+    ) -> Result<ClientBootstrap, BootstrapError> {
         let authority = options.authority.clone().unwrap_or_else(|| address.authority());
         let hello = hello(options, authority, offers)?;
-        let deadline = Instant::now() + options.connect_timeout;
-        let socket = Socket::connect(address, &options.socket, deadline)
-            .await
-            .map_err(|error| BootstrapError::connect(&error))?;
         ClientBootstrap::greet(socket, address.to_string(), options, hello).await
     }
 

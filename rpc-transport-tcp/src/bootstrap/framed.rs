@@ -76,6 +76,10 @@ impl Framed {
         self.magic_seen
     }
 
+    pub(super) fn local_ip(&self) -> Option<std::net::IpAddr> {
+        self.socket.local_ip()
+    }
+
     /// The socket, and what has arrived past the handshake.
     pub(super) fn into_parts(self) -> (Socket, Vec<u8>) {
         (self.socket, self.inbox)

@@ -1,6 +1,7 @@
 //! The server's end of the handshake.
 
 use std::io;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use rdma_rpc_core::upgrade::Exchange;
@@ -114,6 +115,11 @@ impl ServerBootstrap {
     /// The client's address.
     pub fn peer(&self) -> &str {
         &self.agreed.framed.peer
+    }
+
+    /// This end's IP address, if the client came by one.
+    pub fn local_ip(&self) -> Option<IpAddr> {
+        self.agreed.framed.local_ip()
     }
 
     /// When the upgrade must be done; see [`ClientBootstrap::upgrade_deadline`].
