@@ -97,7 +97,7 @@ impl Options {
         }
     }
 
-    /// `shm`, `shm-event` (sleeps instead of polling), `tcp` or `unix`.
+    /// `rdma` or `shm`, with `-event` to sleep instead of polling, `tcp` or `unix`.
     pub(crate) fn client_config(&self) -> Result<ClientConfig, String> {
         let target = match self.transport.trim_end_matches("-event") {
             "unix" => format!("unix:{}", self.addr),
@@ -105,8 +105,9 @@ impl Options {
             transport => format!("{transport}://{}", self.addr),
         };
         let target = target.parse().map_err(|error| format!("{error}"))?;
-        let mut config = ClientConfig::new(target);
+        let mut config = ClientConfig::new(target).resolve().map_err(|error| error.to_string())?;
         config.shm.progress = self.progress();
+        config.rdma.progress = self.progress();
         config.limits.max_message_bytes = 128 << 20;
         Ok(config)
     }
@@ -118,6 +119,7 @@ impl Options {
         };
         let mut config = ServerConfig::new(listen.parse().map_err(|error| format!("{error}"))?);
         config.shm.progress = self.progress();
+        config.rdma.progress = self.progress();
         config.limits.max_message_bytes = 128 << 20;
         Ok(config)
     }
