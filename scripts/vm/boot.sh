@@ -32,7 +32,7 @@ watch_guest() {
     while sleep 1; do
         if ((SECONDS - begin >= timeout)); then
             echo "124 not done after $timeout s (--timeout): the guest was ended" >"$run/ended"
-        elif [ ! -s "$run/alive" ]; then
+        elif [ ! -e "$run/alive" ]; then
             ((SECONDS - begin < boot_seconds)) || echo "125 the guest did not start in $boot_seconds s" >"$run/ended"
         else
             now=$(date +%s)
