@@ -16,7 +16,8 @@ use tokio::task::JoinHandle;
 
 use super::child::Child;
 use super::memory::Hub;
-use super::{Place, Processes, Transport};
+use super::place::local_address;
+use super::{Place, Processes, Transport, allowed};
 use crate::proto::test_service_client::TestServiceClient;
 use crate::proto::test_service_server::TestServiceServer;
 use crate::proto::{Empty, Observation};
@@ -206,7 +207,8 @@ impl World {
             if good(&seen) {
                 return;
             }
-            assert!(begin.elapsed() < Duration::from_secs(5), "not {what} after 5 s: {seen:?}");
+            let limit = allowed(Duration::from_secs(5));
+            assert!(begin.elapsed() < limit, "not {what} after {limit:?}: {seen:?}");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
@@ -316,6 +318,13 @@ fn target(place: Place, address: &str) -> String {
     }
 }
 
+/// The configuration of a client in a process of its own, at any place.
+pub(crate) fn client_config() -> ClientConfig {
+    let mut config = ClientConfig::default();
+    config.tcp.local_address = local_address();
+    config
+}
+
 fn open_channel(place: Place, tuning: &Tuning, server: &Running) -> client::Channel {
     let address = match server {
         Running::Memory(hub) => {
@@ -330,6 +339,9 @@ fn open_channel(place: Place, tuning: &Tuning, server: &Running) -> client::Chan
         | Running::Stopped { address } => address,
     };
     let target = target(place, address).parse().expect("the harness knows targets");
-    let config = tuning.client.clone().target(target);
+    let mut config = tuning.client.clone().target(target);
+    if place.transport == Transport::Environment {
+        config.tcp.local_address = config.tcp.local_address.or(local_address());
+    }
     Channel::lazy(config).expect("the configuration is good").into()
 }
