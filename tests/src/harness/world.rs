@@ -17,14 +17,14 @@ use tokio::task::JoinHandle;
 use super::child::Child;
 use super::memory::Hub;
 use super::place::local_address;
-use super::{Place, Processes, Transport, allowed};
+use super::{Place, Processes, Transport, allowed, allowed_ms};
 use crate::proto::test_service_client::TestServiceClient;
 use crate::proto::test_service_server::TestServiceServer;
 use crate::proto::{Empty, Observation};
 use crate::service::Conformance;
 
 /// What a case changes of the configurations.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Tuning {
     /// The server's.
     pub server: ServerConfig,
@@ -32,6 +32,15 @@ pub struct Tuning {
     pub client: ClientConfig,
     /// Of the memory link.
     pub memory: MemoryConfig,
+}
+
+impl Default for Tuning {
+    /// The default configurations, with the time that connecting takes here.
+    fn default() -> Tuning {
+        let mut server = ServerConfig::default();
+        server.handshake_timeout_ms = allowed_ms(server.handshake_timeout_ms);
+        Tuning { server, client: client_config(), memory: MemoryConfig::default() }
+    }
 }
 
 impl Tuning {
@@ -318,9 +327,11 @@ fn target(place: Place, address: &str) -> String {
     }
 }
 
-/// The configuration of a client in a process of its own, at any place.
+/// A client's default configuration, with the address it connects from and the time it takes.
 pub(crate) fn client_config() -> ClientConfig {
     let mut config = ClientConfig::default();
+    config.handshake_timeout_ms = allowed_ms(config.handshake_timeout_ms);
+    config.connect_timeout_ms = allowed_ms(config.connect_timeout_ms);
     config.tcp.local_address = local_address();
     config
 }
@@ -339,9 +350,6 @@ fn open_channel(place: Place, tuning: &Tuning, server: &Running) -> client::Chan
         | Running::Stopped { address } => address,
     };
     let target = target(place, address).parse().expect("the harness knows targets");
-    let mut config = tuning.client.clone().target(target);
-    if place.transport == Transport::Environment {
-        config.tcp.local_address = config.tcp.local_address.or(local_address());
-    }
+    let config = tuning.client.clone().target(target);
     Channel::lazy(config).expect("the configuration is good").into()
 }
