@@ -77,10 +77,11 @@ pub async fn deadline_drops_the_handler(place: Place) {
 /// A stream's deadline holds for all of it: messages come until then.
 pub async fn deadline_of_a_stream(place: Place) {
     let world = place.world().await;
+    exchange(&world.client(), 10, 10).await.unwrap();
     let mut steady = output(&[1000], 1000);
     steady.response_parameters[0].interval_us = 5_000;
     let mut request = Request::new(steady);
-    request.set_timeout(150 * MILLI);
+    request.set_timeout(allowed(150 * MILLI));
     let mut responses = world.client().streaming_output_call(request).await.unwrap().into_inner();
     next(&mut responses, 0, 1000).await;
     let status = loop {

@@ -26,6 +26,12 @@ pub fn allowed(limit: Duration) -> Duration {
     limit * factor()
 }
 
+/// The time a device may take to acknowledge a packet here, from that on a real machine: the
+/// exponent of a power of two.
+pub(super) fn allowed_exponent(exponent: u8) -> u8 {
+    (u32::from(exponent) + factor().ilog2()).min(31) as u8
+}
+
 /// [`allowed`] for the milliseconds of a configuration or of a request.
 pub fn allowed_ms(limit_ms: u64) -> u64 {
     limit_ms * u64::from(factor())

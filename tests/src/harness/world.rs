@@ -16,6 +16,7 @@ use tokio::task::JoinHandle;
 
 use super::child::Child;
 use super::memory::Hub;
+use super::pace::allowed_exponent;
 use super::place::local_address;
 use super::{Place, Processes, Transport, allowed, allowed_ms};
 use crate::proto::test_service_client::TestServiceClient;
@@ -39,6 +40,7 @@ impl Default for Tuning {
     fn default() -> Tuning {
         let mut server = ServerConfig::default();
         server.handshake_timeout_ms = allowed_ms(server.handshake_timeout_ms);
+        server.rdma.ack_timeout = allowed_exponent(server.rdma.ack_timeout);
         Tuning { server, client: client_config(), memory: MemoryConfig::default() }
     }
 }
@@ -331,6 +333,7 @@ fn target(place: Place, address: &str) -> String {
 pub(crate) fn client_config() -> ClientConfig {
     let mut config = ClientConfig::default();
     config.handshake_timeout_ms = allowed_ms(config.handshake_timeout_ms);
+    config.rdma.ack_timeout = allowed_exponent(config.rdma.ack_timeout);
     config.connect_timeout_ms = allowed_ms(config.connect_timeout_ms);
     config.tcp.local_address = local_address();
     config
