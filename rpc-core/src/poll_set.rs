@@ -41,7 +41,7 @@ use tokio::runtime::{Handle, Id};
 use crate::driver::now;
 
 /// Looks between two turns of whatever else runs on the thread.
-const LOOKS_PER_TURN: usize = 1024;
+const LOOKS_PER_TURN: usize = 256;
 /// Looks before those with news get their turn.
 const LOOKS_PER_ROUND: usize = 256;
 /// Rounds without news before whatever else runs on the thread gets a turn.

@@ -208,6 +208,7 @@ fn a_quiet_set_sends_the_patient_to_sleep_and_a_busy_one_those_that_linger() {
         assert!(now() - begin >= Duration::from_millis(2));
 
         // Another entry has news all the time, so that the set as a whole is never quiet.
+        let patient = PollSet::current(Some(Duration::from_secs(60)));
         let forever = PollSet::current(None);
         assert!(Arc::ptr_eq(&forever.shared, &patient.shared), "one set a runtime");
         let noisy = count();
