@@ -19,6 +19,31 @@ pub fn resident_bytes() -> u64 {
     statm.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok()).unwrap_or(0) * 4096
 }
 
+/// Memory of this process and shared memory of the transport that is in use: pages touched, not
+/// bytes mapped.
+pub fn shared_bytes() -> u64 {
+    let smaps = fs::read_to_string("/proc/self/smaps").unwrap_or_default();
+    let mut ours = false;
+    let mut kib = 0;
+    for line in smaps.lines() {
+        match line.split_once(':') {
+            Some(("Rss", rest)) if ours => {
+                kib += rest.trim().trim_end_matches(" kB").parse::<u64>().unwrap_or(0);
+            }
+            // A line that begins a mapping has its addresses before any colon.
+            Some((first, _)) if first.contains('-') => ours = line.contains("memfd:"),
+            _ => {}
+        }
+    }
+    kib * 1024
+}
+
+/// The thread this runs on.
+pub fn thread() -> String {
+    let thread = std::thread::current();
+    format!("{:?} {}", thread.id(), thread.name().unwrap_or(""))
+}
+
 /// Tasks of this runtime that have not ended.
 pub fn alive_tasks() -> u64 {
     tokio::runtime::Handle::current().metrics().num_alive_tasks() as u64
