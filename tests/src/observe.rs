@@ -19,23 +19,12 @@ pub fn resident_bytes() -> u64 {
     statm.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok()).unwrap_or(0) * 4096
 }
 
-/// Memory of this process and shared memory of the transport that is in use: pages touched, not
-/// bytes mapped.
-pub fn shared_bytes() -> u64 {
-    let smaps = fs::read_to_string("/proc/self/smaps").unwrap_or_default();
-    let mut ours = false;
-    let mut kib = 0;
-    for line in smaps.lines() {
-        match line.split_once(':') {
-            Some(("Rss", rest)) if ours => {
-                kib += rest.trim().trim_end_matches(" kB").parse::<u64>().unwrap_or(0);
-            }
-            // A line that begins a mapping has its addresses before any colon.
-            Some((first, _)) if first.contains('-') => ours = line.contains("memfd:"),
-            _ => {}
-        }
-    }
-    kib * 1024
+/// What a process has in memory, in bytes, shared pages counted by its share of them.
+pub fn proportional_bytes(process: u32) -> u64 {
+    let rollup = fs::read_to_string(format!("/proc/{process}/smaps_rollup"))
+        .unwrap_or_else(|error| panic!("the memory of process {process}: {error}"));
+    let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:")).expect("a Pss line");
+    line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number of KiB") * 1024
 }
 
 /// The thread this runs on.

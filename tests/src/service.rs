@@ -264,7 +264,6 @@ impl TestService for Conformance {
             alive_tasks: observe::alive_tasks(),
             process: u64::from(std::process::id()),
             thread: observe::thread(),
-            shared_bytes: observe::shared_bytes(),
         }))
     }
 }
