@@ -387,6 +387,8 @@ impl Future for Scanner {
         if woken > 0 {
             let at_ns = this.shared.since_begin_ns(now());
             this.shared.last_news_ns.store(at_ns, Ordering::Relaxed);
+            // A set that never rests has idle entries too.
+            this.end_patience();
             // Behind those that were woken, and before the runtime looks at its sockets.
             cx.waker().wake_by_ref();
             return Poll::Pending;
