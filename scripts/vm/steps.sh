@@ -93,9 +93,9 @@ steps() {
     in_bash ib_send_lat 60 perftest ib_send_lat -s 32 -n 1000
     in_bash ib_write_bw 60 perftest ib_write_bw -s 65536 -n 300
     in_bash "conformance tcp, some" 120 conformance_tcp
-    in_bash "conformance, 2 hosts" 600 conformance
-    in_bash "conformance, 1 process" 600 conformance_one_process
-    in_bash "conformance, 1 % loss, some" 300 conformance_loss
+    in_bash "conformance, 2 hosts" 900 conformance
+    in_bash "conformance, 1 process" 900 conformance_one_process
+    in_bash "conformance, 1 % loss, some" 600 conformance_loss
     while read -r _ test limit threads; do
         in_bash "$test" "$limit" listed "$test" "$threads"
     done < <(list_programs)
