@@ -6,7 +6,7 @@
 . "$(dirname "${BASH_SOURCE[0]}")/perftest.sh"
 
 # Emulation makes everything slower; waiting for things may take this much longer.
-export CONFORMANCE_TIME_FACTOR=8
+export CONFORMANCE_TIME_FACTOR=16
 
 # What the tests are told of the two hosts. On siw one process is on one host: `alone` means that
 # its connections run from that host's device to itself.
