@@ -15,7 +15,7 @@ share() {
 start_qemu() {
     local machine=(-accel "${RDMA_VM_ACCEL:-tcg,thread=multi,tb-size=256}" -machine q35 -cpu max -smp 2
         -m "${RDMA_VM_MEMORY_MB:-2048}" -nodefaults -display none -no-reboot -serial "file:$run/console"
-        -kernel "$kernel/vmlinux" -initrd "$kernel/initramfs"
+        -kernel "$kernel/vmlinux" -initrd "$kernel/$(initramfs_name)"
         -append "console=ttyS0 quiet panic=-1 oops=panic mitigations=off nokaslr")
     share host / ,readonly=on
     share run "$run" ""

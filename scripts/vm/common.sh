@@ -19,3 +19,18 @@ check_kind() {
         *) say "unknown kind of device $1: rxe or siw"; exit 2 ;;
     esac
 }
+
+# What the kernel in the cache, and the initramfs, were made by.
+stamp() { cat "$@" | sha256sum | cut -c1-8; }
+kernel_stamp() { stamp "$vm/kernel.sh"; }
+initramfs_name() { echo "initramfs-$(stamp "$vm/initramfs.sh" "$vm/init")"; }
+
+# Prepares the guest if it never was, or by another recipe.
+ensure_setup() {
+    local current
+    current=$(readlink "$cache/current") || current=
+    [[ $current = kernel-*-$(kernel_stamp) && -e $cache/current/$(initramfs_name) ]] || "$vm/setup" || exit 125
+}
+
+# The test programs besides the conformance suite: package, test, seconds, threads.
+list_programs() { grep -v '^ *\(#\|$\)' "$vm/programs"; }

@@ -233,6 +233,7 @@ impl TestService for Conformance {
             None => 0,
         };
         let transport = request.link_info().map_or("", |info| info.transport).to_owned();
+        let device = request.link_info().map_or("", |info| &*info.device).to_owned();
         let peer = request.peer().unwrap_or_default().to_owned();
         let pause = Duration::from_millis(u64::from(request.get_ref().millis));
         match request.get_ref().behaviour() {
@@ -250,7 +251,7 @@ impl TestService for Conformance {
             }
         }
         running.answered();
-        Ok(Response::new(BehaveReply { deadline_left_us, transport, peer }))
+        Ok(Response::new(BehaveReply { deadline_left_us, transport, peer, device }))
     }
 
     async fn observe(&self, _: Request<Empty>) -> Result<Response<Observation>, Status> {

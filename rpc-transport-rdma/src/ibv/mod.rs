@@ -36,6 +36,7 @@ mod pd;
 mod pool;
 mod queue_pair;
 mod raw_qp;
+mod read_order;
 mod shared_cq;
 mod upgrade;
 mod worker;

@@ -18,6 +18,7 @@ use super::ffi::{self, ibv_send_flags, ibv_wc_opcode, ibv_wc_status};
 use super::mr::IbvRegion;
 use super::pd::ProtectionDomain;
 use super::raw_qp::{RawQueuePair, read_request, send_request, write_request};
+use super::read_order::ReadOrder;
 use super::shared_cq::{Inbox, SharedCq};
 use super::wr_id::WrId;
 use crate::verbs::{
@@ -56,6 +57,8 @@ pub struct IbvQueuePair {
     sends_posted: u64,
     /// Number of the last send that completed.
     last_send: u64,
+    /// Completions that wait for a READ's.
+    order: ReadOrder<ffi::ibv_wc>,
     receives_posted: u64,
     receives_completed: u64,
     failing: Option<Instant>,
@@ -145,6 +148,7 @@ impl IbvQueuePair {
             received,
             sends_posted: 0,
             last_send: 0,
+            order: ReadOrder::default(),
             receives_posted: 0,
             receives_completed: 0,
             failing: None,
@@ -391,6 +395,11 @@ impl QueuePair for IbvQueuePair {
         match qp.post_send(&mut chain[..list.len()]) {
             Ok(()) => {
                 self.sends_posted += list.len() as u64;
+                for (request, raw) in list.iter().zip(&chain) {
+                    if request.signaled && matches!(request.op, Op::Read { .. }) {
+                        self.order.read_posted(WrId::from_raw(raw.wr_id));
+                    }
+                }
                 Ok(())
             }
             Err((errno, false)) if errno.saturating_abs() == Errno::NOMEM.raw_os_error() => {
@@ -443,13 +452,25 @@ impl QueuePair for IbvQueuePair {
         let mut taken = 0;
         let mut batch = [ffi::ibv_wc::default(); BATCH];
         while taken < into.len() {
+            if let Some(wc) = self.order.next() {
+                into[taken] = self.translate(&wc);
+                taken += 1;
+                continue;
+            }
             let limit = (into.len() - taken).min(BATCH);
             let count = self.seat.shared.poll(&self.seat.inbox, &mut batch[..limit])?;
             for wc in &batch[..count] {
+                if self.order.holds(WrId::from_raw(ffi::wc_wr_id(wc)), wc) {
+                    if ffi::wc_status(wc) != ibv_wc_status::IBV_WC_SUCCESS {
+                        // The READ it waits for is flushed.
+                        self.fail_because(None);
+                    }
+                    continue;
+                }
                 into[taken] = self.translate(wc);
                 taken += 1;
             }
-            if count < limit {
+            if count < limit && !self.order.is_ready() {
                 break;
             }
         }
@@ -485,6 +506,9 @@ impl QueuePair for IbvQueuePair {
             if alarm.as_mut().poll(cx).is_ready() || self.is_flushed() {
                 return Poll::Ready(Ok(()));
             }
+        }
+        if self.order.is_ready() {
+            return Poll::Ready(Ok(()));
         }
         match self.seat.shared.sleep(&self.seat.inbox, cx.waker()) {
             Ok(true) => {

@@ -45,6 +45,12 @@ impl WrId {
         (self.0 >> KEY_SHIFT) as u32 & WrId::KEY_MASK
     }
 
+    /// Whether its number follows that of `other`, of the same kind and inbox.
+    pub(super) fn is_after(self, other: WrId) -> bool {
+        let ahead = self.0.wrapping_sub(other.0) & LOW_MASK;
+        ahead != 0 && ahead <= LOW_MASK / 2
+    }
+
     /// The whole number, which is at most 2^40 - 1 after `before`.
     pub(super) fn number_after(self, before: u64) -> u64 {
         before.wrapping_add(self.0.wrapping_sub(before) & LOW_MASK)

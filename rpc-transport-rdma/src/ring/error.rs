@@ -35,9 +35,11 @@ pub(super) fn completion_failed(what: &str, status: Status) -> LinkError {
             "{what}: the peer has fewer receives posted than its hello and credits say \
              (receiver not ready)"
         )),
-        Status::RemoteAccess => LinkError::misbehaved(format!(
-            "{what}: the peer's device refused the address or key that the peer gave \
-             (remote access error)"
+        // A process that ends gives its memory back before its queue pairs: what was posted to it
+        // in between is refused just like a key that was never good.
+        Status::RemoteAccess => LinkError::closed(format!(
+            "{what}: the peer's device refused the address or key that the peer gave (remote \
+             access error): its process has ended, or it gave a wrong one"
         )),
         Status::Other(number) => {
             LinkError::io(format!("{what}: the device completed it with status {number}"))
@@ -56,7 +58,7 @@ mod tests {
         assert_eq!(kind(Status::RetryExceeded), LinkErrorKind::Closed);
         assert_eq!(kind(Status::Flushed), LinkErrorKind::Closed);
         assert_eq!(kind(Status::ReceiverNotReady), LinkErrorKind::PeerMisbehaved);
-        assert_eq!(kind(Status::RemoteAccess), LinkErrorKind::PeerMisbehaved);
+        assert_eq!(kind(Status::RemoteAccess), LinkErrorKind::Closed);
         assert_eq!(kind(Status::Other(12)), LinkErrorKind::Io);
     }
 }

@@ -316,7 +316,12 @@ pub async fn handler_sees_its_connection(place: Place) {
     let info = world.channel().info().expect("there is a connection");
     assert_eq!((&*reply.transport, info.transport), (&*place.link_name(), &*place.link_name()));
     assert!(!reply.peer.is_empty() && !info.peer.is_empty(), "{reply:?} {info:?}");
-    assert!(!world.channel().chosen_because().expect("there is a connection").is_empty());
+    let because = world.channel().chosen_because().expect("there is a connection");
+    assert!(!because.is_empty());
+    if let Some((client, server)) = place.devices() {
+        assert_eq!((&*info.device, &*reply.device), (&*client, &*server), "{because}");
+        assert!(because.contains(&client), "{because}");
+    }
 }
 
 /// Many large calls at once on one connection.

@@ -7,7 +7,7 @@ use futures_util::{Stream, stream};
 use rdma_rpc::{Channel, Code, RequestSeen, Status};
 
 use super::support::{MIB, behave, exchange, next, output, simple, within};
-use crate::harness::{Child, Place, World};
+use crate::harness::{Child, Place, World, allowed, allowed_ms};
 use crate::observe;
 use crate::pattern::payload;
 use crate::proto::behave_request::Behaviour;
@@ -37,7 +37,10 @@ pub async fn killed_server(place: Place) {
         if now == held {
             break;
         }
-        assert!(begin.elapsed() < 10 * NOTICE, "files, maps, tasks: {held:?} became {now:?}");
+        assert!(
+            begin.elapsed() < allowed(10 * NOTICE),
+            "files, maps, tasks: {held:?} became {now:?}"
+        );
     }
 }
 
@@ -73,7 +76,7 @@ async fn kill_once(world: &mut World) {
         ended += 1;
     }
     assert_eq!(ended, 4 * GROUP);
-    assert!(killed.elapsed() < NOTICE, "after {:?}", killed.elapsed());
+    assert!(killed.elapsed() < allowed(NOTICE), "after {:?}", killed.elapsed());
     // A call made now was never sent.
     let status = client.empty_call(Empty {}).await.expect_err("there is no server");
     assert_eq!(status.code(), Code::Unavailable, "{status}");
@@ -83,7 +86,11 @@ async fn kill_once(world: &mut World) {
     let begin = Instant::now();
     while let Err(status) = exchange(&client, 100_000, 100_000).await {
         assert_eq!(status.request_seen(), RequestSeen::NeverSent, "{status}");
-        assert!(begin.elapsed() < 10 * NOTICE, "still after {:?}: {status}", begin.elapsed());
+        assert!(
+            begin.elapsed() < allowed(10 * NOTICE),
+            "still after {:?}: {status}",
+            begin.elapsed()
+        );
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
@@ -93,7 +100,10 @@ async fn kill_once(world: &mut World) {
 async fn no_socket_stays(mut sockets: Vec<String>) {
     let begin = Instant::now();
     while !sockets.is_empty() {
-        assert!(begin.elapsed() < 10 * NOTICE, "abstract sockets left behind: {sockets:?}");
+        assert!(
+            begin.elapsed() < allowed(10 * NOTICE),
+            "abstract sockets left behind: {sockets:?}"
+        );
         tokio::time::sleep(Duration::from_millis(20)).await;
         let now = observe::abstract_sockets();
         sockets.retain(|one| now.contains(one));
@@ -154,13 +164,13 @@ pub async fn killed_client(place: Place) {
 
 /// Gives what the server holds afterwards.
 async fn kill_a_client(world: &World) -> (u64, u64, u64) {
-    let mut victim = Child::start(&["hold", &world.target()], &[]);
+    let mut victim = Child::client(&["hold", &world.target()]);
     assert_eq!(victim.line(), "holding");
     world.observe_until("busy", |seen| seen.running == 4 * GROUP as i64).await;
     victim.kill();
     let killed = Instant::now();
     world.observe_until("at rest", |seen| seen.running == 0).await;
-    assert!(killed.elapsed() < NOTICE, "handlers ran for {:?}", killed.elapsed());
+    assert!(killed.elapsed() < allowed(NOTICE), "handlers ran for {:?}", killed.elapsed());
     tokio::time::sleep(Duration::from_millis(300)).await;
     let seen = world.observe().await;
     (seen.open_files, seen.memory_maps, seen.alive_tasks)
@@ -168,7 +178,9 @@ async fn kill_a_client(world: &World) -> (u64, u64, u64) {
 
 /// The client that is killed: opens 64 calls that do not end, says so, and waits.
 pub async fn hold_calls(target: &str) {
-    let channel = Channel::connect(target).await.expect("the server is there");
+    let target = target.parse().expect("the case names a target");
+    let config = crate::harness::client_config().target(target);
+    let channel = Channel::lazy(config).expect("the configuration is good");
     let client = TestServiceClient::new(channel);
     let mut streams = Vec::new();
     for number in 0..4 * GROUP {
@@ -203,7 +215,8 @@ pub async fn stopped_server(place: Place) {
     let world = place
         .tuned(|tuning| {
             tuning.max_message_bytes(16 * MIB);
-            (tuning.client.keepalive.interval_ms, tuning.client.keepalive.timeout_ms) = (300, 400);
+            let keepalive = &mut tuning.client.keepalive;
+            (keepalive.interval_ms, keepalive.timeout_ms) = (allowed_ms(300), allowed_ms(400));
         })
         .await;
     let client = world.client();
@@ -221,11 +234,15 @@ pub async fn stopped_server(place: Place) {
         let status = status.expect("a call does not panic");
         assert_eq!(status.code(), Code::Unavailable, "{status}");
     }
-    assert!(stopped.elapsed() < 3 * NOTICE, "after {:?}", stopped.elapsed());
+    assert!(stopped.elapsed() < allowed(3 * NOTICE), "after {:?}", stopped.elapsed());
     signal(server, "-CONT");
     let begin = Instant::now();
     while let Err(status) = exchange(&client, 1000, 1000).await {
-        assert!(begin.elapsed() < 10 * NOTICE, "still after {:?}: {status}", begin.elapsed());
+        assert!(
+            begin.elapsed() < allowed(10 * NOTICE),
+            "still after {:?}: {status}",
+            begin.elapsed()
+        );
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     world.observe_until("at rest", |seen| seen.running == 0).await;
@@ -235,17 +252,18 @@ pub async fn stopped_server(place: Place) {
 pub async fn stopped_client(place: Place) {
     let world = place
         .tuned(|tuning| {
-            (tuning.server.keepalive.interval_ms, tuning.server.keepalive.timeout_ms) = (300, 400);
+            let keepalive = &mut tuning.server.keepalive;
+            (keepalive.interval_ms, keepalive.timeout_ms) = (allowed_ms(300), allowed_ms(400));
         })
         .await;
     exchange(&world.client(), 1000, 1000).await.unwrap();
-    let mut victim = Child::start(&["hold", &world.target()], &[]);
+    let mut victim = Child::client(&["hold", &world.target()]);
     assert_eq!(victim.line(), "holding");
     world.observe_until("busy", |seen| seen.running == 4 * GROUP as i64).await;
     signal(victim.id(), "-STOP");
     let stopped = Instant::now();
     world.observe_until("at rest", |seen| seen.running == 0).await;
-    assert!(stopped.elapsed() < 3 * NOTICE, "handlers ran for {:?}", stopped.elapsed());
+    assert!(stopped.elapsed() < allowed(3 * NOTICE), "handlers ran for {:?}", stopped.elapsed());
     exchange(&world.client(), 1000, 1000).await.unwrap();
 }
 

@@ -8,7 +8,7 @@ use futures_util::{StreamExt, stream};
 use rdma_rpc::Code;
 
 use super::support::{KIB, at_once, behave, exchange, fed, next, output, over, within};
-use crate::harness::Place;
+use crate::harness::{Place, allowed, allowed_ms};
 use crate::pattern::payload;
 use crate::proto::StreamingOutputCallRequest;
 use crate::proto::behave_request::Behaviour;
@@ -39,7 +39,7 @@ pub async fn stopped_reader_stops_only_its_stream(place: Place) {
         next(&mut beside, number, 5_000).await;
     }
     over(beside).await;
-    assert!(begin.elapsed() < Duration::from_secs(20), "beside: {:?}", begin.elapsed());
+    assert!(begin.elapsed() < allowed(Duration::from_secs(20)), "beside: {:?}", begin.elapsed());
     assert_eq!(world.observe().await.running, 3, "the stopped streams' handlers wait");
     for (mut responses, bytes, count) in stopped {
         for number in 0..count {
@@ -73,7 +73,7 @@ pub async fn stopped_server_reader_stops_only_its_stream(place: Place) {
     for _ in 0..50 {
         exchange(&client, 20_000, 20_000).await.unwrap();
     }
-    assert!(begin.elapsed() < Duration::from_secs(5), "beside: {:?}", begin.elapsed());
+    assert!(begin.elapsed() < allowed(Duration::from_secs(5)), "beside: {:?}", begin.elapsed());
     next(&mut responses, 0, 10).await;
     over(responses).await;
     assert_eq!(sent.load(Ordering::SeqCst), 400);
@@ -124,7 +124,7 @@ pub async fn more_calls_than_streams(place: Place) {
         let client = client.clone();
         move |_| {
             let client = client.clone();
-            async move { client.behave(behave(Behaviour::Sleep, 1500)).await }
+            async move { client.behave(behave(Behaviour::Sleep, allowed_ms(1500) as u32)).await }
         }
     });
     let blocking = tokio::spawn(blocking);
@@ -135,7 +135,7 @@ pub async fn more_calls_than_streams(place: Place) {
     let status = super::support::failure(client.behave(request).await);
     assert_eq!(status.code(), Code::DeadlineExceeded, "{status}");
     assert_eq!(status.request_seen(), rdma_rpc::RequestSeen::NeverSent, "{status}");
-    assert!(begun.elapsed() < Duration::from_millis(1000), "after {:?}", begun.elapsed());
+    assert!(begun.elapsed() < allowed(Duration::from_millis(1000)), "after {:?}", begun.elapsed());
     blocking.await.unwrap().into_iter().for_each(|reply| drop(reply.unwrap()));
     exchange(&client, 1, 1).await.unwrap();
 }
@@ -188,7 +188,7 @@ pub async fn idle_then_burst(place: Place) {
             async move { exchange(&client, number * 50, number * 70).await }
         });
         within(MINUTE, "200 calls", calls).await.into_iter().for_each(Result::unwrap);
-        assert!(begin.elapsed() < Duration::from_secs(5), "after {:?}", begin.elapsed());
+        assert!(begin.elapsed() < allowed(Duration::from_secs(5)), "after {:?}", begin.elapsed());
     }
 }
 

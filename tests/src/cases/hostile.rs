@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 
 use super::support::{exchange, within};
-use crate::harness::{Place, World};
+use crate::harness::{Place, World, allowed, allowed_ms};
 use crate::pattern::payload;
 use crate::proto::Observation;
 use crate::proto::test_service_client::TestServiceClient;
@@ -102,7 +102,8 @@ struct Siege {
 
 impl Siege {
     async fn begin(place: Place) -> Siege {
-        let world = place.tuned(|tuning| tuning.server.handshake_timeout_ms = 1500).await;
+        let world =
+            place.tuned(|tuning| tuning.server.handshake_timeout_ms = allowed_ms(1500)).await;
         let client = world.client();
         for _ in 0..20 {
             exchange(&client, 200_000, 200_000).await.unwrap();
@@ -117,7 +118,7 @@ impl Siege {
         exchange(&self.client, 10_000, 10_000).await.unwrap();
         let newcomer = TestServiceClient::new(self.world.new_channel());
         exchange(&newcomer, 10_000, 10_000).await.unwrap();
-        assert!(begin.elapsed() < PATIENCE / 2, "after {:?}", begin.elapsed());
+        assert!(begin.elapsed() < allowed(PATIENCE / 2), "after {:?}", begin.elapsed());
     }
 
     /// The server holds what it held.
@@ -132,7 +133,7 @@ impl Siege {
             if same && grown < RESIDENT_SLACK_BYTES {
                 return;
             }
-            assert!(begin.elapsed() < PATIENCE, "{:?} became {now:?}", self.before);
+            assert!(begin.elapsed() < allowed(PATIENCE), "{:?} became {now:?}", self.before);
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
@@ -402,5 +403,5 @@ pub async fn shutdown_among_strangers(place: Place) {
     idle.introduce().await;
     let begin = Instant::now();
     within(PATIENCE, "the shutdown", world.shut_down()).await;
-    assert!(begin.elapsed() < PATIENCE / 5, "the shutdown took {:?}", begin.elapsed());
+    assert!(begin.elapsed() < allowed(PATIENCE / 5), "the shutdown took {:?}", begin.elapsed());
 }

@@ -8,7 +8,7 @@ use rdma_rpc::{Code, RequestSeen};
 
 use super::flow::flood;
 use super::support::{at_once, behave, exchange, failure, next, output, over, within};
-use crate::harness::{Place, Processes, Transport};
+use crate::harness::{Place, Processes, Transport, allowed, allowed_ms};
 use crate::observe;
 use crate::proto::Empty;
 use crate::proto::behave_request::Behaviour;
@@ -58,7 +58,7 @@ pub async fn handover(place: Place) {
     let client = world.client();
     let old = tokio::spawn({
         let client = client.clone();
-        async move { client.behave(behave(Behaviour::Sleep, 1500)).await }
+        async move { client.behave(behave(Behaviour::Sleep, allowed_ms(1500) as u32)).await }
     });
     let mut slow = output(&[20_000], 100);
     slow.response_parameters[0].interval_us = 10_000;
@@ -69,7 +69,7 @@ pub async fn handover(place: Place) {
     let begin = Instant::now();
     // The old server's port is free as soon as it accepts nothing more.
     while TestServiceClient::new(world.new_channel()).empty_call(Empty {}).await.is_ok() {
-        assert!(begin.elapsed() < SECOND, "the old server still accepts");
+        assert!(begin.elapsed() < allowed(SECOND), "the old server still accepts");
     }
     world.start_again().await;
     come_back(&client).await;
@@ -105,7 +105,7 @@ async fn come_back_with(client: &TestServiceClient, may_be: impl Fn(RequestSeen)
             Err(status) => {
                 assert_eq!(status.code(), Code::Unavailable, "{status}");
                 assert!(may_be(status.request_seen()), "{status}");
-                assert!(begin.elapsed() < SECOND * 10, "still after 10 s: {status}");
+                assert!(begin.elapsed() < allowed(SECOND * 10), "still after 10 s: {status}");
             }
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
@@ -134,7 +134,7 @@ pub async fn reconnect(place: Place) {
         let status = loop {
             match client.empty_call(Empty {}).await {
                 Err(status) => break status,
-                Ok(_) => assert!(killed.elapsed() < SECOND, "the server is not gone"),
+                Ok(_) => assert!(killed.elapsed() < allowed(SECOND), "the server is not gone"),
             }
         };
         assert_eq!(status.code(), Code::Unavailable, "{status}");
@@ -201,7 +201,7 @@ pub async fn connections_leave_nothing(place: Place) {
             break;
         }
         assert!(
-            begin.elapsed() < SECOND * 10,
+            begin.elapsed() < allowed(SECOND * 10),
             "files, maps, tasks: here {mine:?} became {now:?}, at the server {theirs:?} became \
              {server:?}"
         );

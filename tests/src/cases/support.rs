@@ -8,6 +8,7 @@ use futures_util::Stream;
 use rdma_rpc::{Code, Response, Status, Streaming};
 use tokio::task::JoinSet;
 
+use crate::harness::allowed;
 use crate::pattern::{checksum, payload};
 use crate::proto::behave_request::Behaviour;
 use crate::proto::test_service_client::TestServiceClient;
@@ -98,8 +99,9 @@ where
     tasks.join_all().await
 }
 
-/// Fails with `what` when it takes longer.
+/// Fails with `what` when it takes longer than [`allowed`].
 pub(super) async fn within<T>(limit: Duration, what: &str, future: impl Future<Output = T>) -> T {
+    let limit = allowed(limit);
     tokio::time::timeout(limit, future)
         .await
         .unwrap_or_else(|_| panic!("{what}: not after {limit:?}"))

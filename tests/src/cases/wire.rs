@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, split};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
 use super::support::{at_once, exchange, within};
-use crate::harness::{Place, Transport, Tuning, World};
+use crate::harness::{Place, Transport, Tuning, World, allowed, allowed_ms};
 use crate::proto::Observation;
 use crate::proto::test_service_client::TestServiceClient;
 
@@ -121,7 +121,7 @@ async fn proxy(world: &World, limits: Limits, name: &str) -> (String, Arc<Passed
 
 fn tuning() -> Tuning {
     let mut tuning = Tuning::default();
-    tuning.client.handshake_timeout_ms = HANDSHAKE_MS;
+    tuning.client.handshake_timeout_ms = allowed_ms(HANDSHAKE_MS);
     tuning
 }
 
@@ -142,7 +142,8 @@ async fn whole(world: &World) -> (u64, u64) {
 
 /// Tries every `step`th limit in both directions; nothing may stay at the server.
 async fn every_byte(place: Place, end: End, step: usize) {
-    let world = place.tuned(|tuning| tuning.server.handshake_timeout_ms = HANDSHAKE_MS).await;
+    let world =
+        place.tuned(|tuning| tuning.server.handshake_timeout_ms = allowed_ms(HANDSHAKE_MS)).await;
     exchange(&world.client(), 100_000, 100_000).await.unwrap();
     let (up, down) = whole(&world).await;
     let before = settled(&world).await;
@@ -172,7 +173,7 @@ async fn every_byte(place: Place, end: End, step: usize) {
         if held(&now) == held(&before) {
             return;
         }
-        assert!(begin.elapsed() < PATIENCE, "{before:?} became {now:?}");
+        assert!(begin.elapsed() < allowed(PATIENCE), "{before:?} became {now:?}");
     }
 }
 
@@ -216,12 +217,12 @@ pub async fn silent_at_any_byte(place: Place) {
         let status = result.expect_err("the handshake cannot have ended");
         assert_eq!(status.code(), Code::Unavailable, "{limits:?}: {status}");
     }
-    assert!(begin.elapsed() < PATIENCE / 2, "after {:?}", begin.elapsed());
+    assert!(begin.elapsed() < allowed(PATIENCE / 2), "after {:?}", begin.elapsed());
     loop {
         let now = settled(&world).await;
         if held(&now) == held(&before) {
             return;
         }
-        assert!(begin.elapsed() < PATIENCE, "{before:?} became {now:?}");
+        assert!(begin.elapsed() < allowed(PATIENCE), "{before:?} became {now:?}");
     }
 }

@@ -2,11 +2,14 @@
 
 mod child;
 mod memory;
+mod pace;
 mod place;
 mod run;
 mod world;
 
 pub use child::{Child, binary, serve_until_stdin_closes};
+pub use pace::{allowed, allowed_ms};
 pub use place::{Place, Processes, Transport};
 pub use run::{run, run_isolated};
+pub(crate) use world::client_config;
 pub use world::{Tuning, World};

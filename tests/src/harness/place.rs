@@ -1,6 +1,7 @@
 //! Where a case runs: over which transport, in how many processes.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::str::FromStr;
 
 /// What carries the calls.
@@ -14,9 +15,15 @@ pub enum Transport {
     Unix,
     /// Rings in shared memory, begun on TCP.
     Shm,
-    /// As the environment says: `CONFORMANCE_SCHEME` (`rdma`, say) and `CONFORMANCE_LISTEN`, the
-    /// host the server listens on; the server's command may be prefixed by
-    /// `CONFORMANCE_SERVER_PREFIX` (`ip netns exec b`, say).
+    /// As the environment says:
+    ///
+    /// - `CONFORMANCE_SCHEME`: `rdma`, say.
+    /// - `CONFORMANCE_LISTEN`: the host the server listens on.
+    /// - `CONFORMANCE_LOCAL`: the address clients connect from; without it the system picks one.
+    /// - `CONFORMANCE_SERVER_PREFIX`: what goes before the command of a server in a process of its
+    ///   own (`ip netns exec b`, say).
+    /// - `CONFORMANCE_DEVICES`: the devices that have to carry the connections, of the client and
+    ///   of the server, with a space between them.
     Environment,
 }
 
@@ -79,6 +86,18 @@ impl Place {
         }
     }
 
+    /// The devices of client and server here, if they are known.
+    pub fn devices(self) -> Option<(String, String)> {
+        if self.transport != Transport::Environment {
+            return None;
+        }
+        let text = std::env::var("CONFORMANCE_DEVICES").ok()?;
+        let (client, server) = text.split_once(' ').unwrap_or_else(|| {
+            panic!("CONFORMANCE_DEVICES={text:?}: see Transport::Environment");
+        });
+        Some((client.to_owned(), server.to_owned()))
+    }
+
     /// The host servers listen on here.
     pub(super) fn host(self) -> String {
         match self.transport {
@@ -86,6 +105,13 @@ impl Place {
             _ => "127.0.0.1".into(),
         }
     }
+}
+
+/// The address clients connect from, if one is set.
+pub(super) fn local_address() -> Option<IpAddr> {
+    let text = std::env::var("CONFORMANCE_LOCAL").ok()?;
+    let address = text.parse();
+    Some(address.unwrap_or_else(|error| panic!("CONFORMANCE_LOCAL={text:?}: {error}")))
 }
 
 fn variable(name: &str) -> String {

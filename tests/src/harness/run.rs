@@ -5,7 +5,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use super::child::binary;
-use super::{Place, Processes};
+use super::{Place, Processes, allowed};
 
 /// A case that takes longer hangs.
 const CASE_TIMEOUT: Duration = Duration::from_secs(90);
@@ -34,11 +34,12 @@ pub fn run<F: Future<Output = ()>>(
         let _ = done.send(());
     });
     let thread = thread.expect("a thread starts");
-    match finished.recv_timeout(CASE_TIMEOUT) {
+    let limit = allowed(CASE_TIMEOUT);
+    match finished.recv_timeout(limit) {
         // The thread ended, well or not.
         Ok(()) | Err(mpsc::RecvTimeoutError::Disconnected) => {}
         Err(mpsc::RecvTimeoutError::Timeout) => {
-            panic!("case {name} at {place} hangs: not done after {CASE_TIMEOUT:?}")
+            panic!("case {name} at {place} hangs: not done after {limit:?}")
         }
     }
     if let Err(panic) = thread.join() {

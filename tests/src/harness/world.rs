@@ -16,14 +16,16 @@ use tokio::task::JoinHandle;
 
 use super::child::Child;
 use super::memory::Hub;
-use super::{Place, Processes, Transport};
+use super::pace::allowed_exponent;
+use super::place::local_address;
+use super::{Place, Processes, Transport, allowed, allowed_ms};
 use crate::proto::test_service_client::TestServiceClient;
 use crate::proto::test_service_server::TestServiceServer;
 use crate::proto::{Empty, Observation};
 use crate::service::Conformance;
 
 /// What a case changes of the configurations.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Tuning {
     /// The server's.
     pub server: ServerConfig,
@@ -31,6 +33,16 @@ pub struct Tuning {
     pub client: ClientConfig,
     /// Of the memory link.
     pub memory: MemoryConfig,
+}
+
+impl Default for Tuning {
+    /// The default configurations, with the time that connecting takes here.
+    fn default() -> Tuning {
+        let mut server = ServerConfig::default();
+        server.handshake_timeout_ms = allowed_ms(server.handshake_timeout_ms);
+        server.rdma.ack_timeout = allowed_exponent(server.rdma.ack_timeout);
+        Tuning { server, client: client_config(), memory: MemoryConfig::default() }
+    }
 }
 
 impl Tuning {
@@ -207,7 +219,8 @@ impl World {
             if good(&seen) {
                 return;
             }
-            assert!(begin.elapsed() < Duration::from_secs(5), "not {what} after 5 s: {seen:?}");
+            let limit = allowed(Duration::from_secs(5));
+            assert!(begin.elapsed() < limit, "not {what} after {limit:?}: {seen:?}");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
@@ -315,6 +328,16 @@ fn target(place: Place, address: &str) -> String {
         Transport::Unix => address.to_owned(),
         _ => format!("{}://{address}", place.scheme()),
     }
+}
+
+/// A client's default configuration, with the address it connects from and the time it takes.
+pub(crate) fn client_config() -> ClientConfig {
+    let mut config = ClientConfig::default();
+    config.handshake_timeout_ms = allowed_ms(config.handshake_timeout_ms);
+    config.rdma.ack_timeout = allowed_exponent(config.rdma.ack_timeout);
+    config.connect_timeout_ms = allowed_ms(config.connect_timeout_ms);
+    config.tcp.local_address = local_address();
+    config
 }
 
 fn open_channel(place: Place, tuning: &Tuning, server: &Running) -> client::Channel {
