@@ -31,7 +31,7 @@ use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::task::JoinHandle;
 
 /// Longer than any step of any test takes on an emulated processor.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// An address nobody looks at.
 pub const NOWHERE: RemoteAddr = RemoteAddr { addr: 0, rkey: 0 };
