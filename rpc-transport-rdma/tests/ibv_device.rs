@@ -33,7 +33,8 @@ const RING_BYTES: usize = MIB + 7 * 64 * KIB + (WINDOW - 8) * 4 * KIB;
 fn length(number: u64) -> usize {
     let (_, most) = place(number as usize % WINDOW);
     // The longest ones now and then only.
-    let most = if most == MIB && !(number / WINDOW as u64).is_multiple_of(8) { 64 * KIB } else { most };
+    let most =
+        if most == MIB && !(number / WINDOW as u64).is_multiple_of(8) { 64 * KIB } else { most };
     let mut rng = Rng::new(number);
     match rng.below(8) {
         0 => 1,
@@ -130,7 +131,10 @@ impl Party {
         let (offset, _) = place(number as usize % WINDOW);
         let len = length(number);
         self.ring.read(offset, &mut self.scratch[..len]);
-        assert!(self.scratch[..len] == *self.pattern.of(number, len), "message {number}: {len} bytes");
+        assert!(
+            self.scratch[..len] == *self.pattern.of(number, len),
+            "message {number}: {len} bytes"
+        );
         self.received += 1;
         self.end.qp.post_receives(1).unwrap();
     }
@@ -154,7 +158,8 @@ impl Party {
                     Completed::Send { .. } => {}
                 }
             }
-            if self.received >= told + WINDOW as u64 / 4 || (self.received == count && told < count) {
+            if self.received >= told + WINDOW as u64 / 4 || (self.received == count && told < count)
+            {
                 let op = Op::WriteWord { word: self.received, to: self.peer_cell };
                 match self.end.post(u64::MAX, op) {
                     Ok(()) => told = self.received,
@@ -165,8 +170,10 @@ impl Party {
             match idle {
                 0..100 => tokio::task::yield_now().await,
                 100..60_000 => tokio::time::sleep(Duration::from_millis(1)).await,
-                _ => panic!("stall: {} sent, {} done, {} received, {told} told",
-                    self.sent, self.done, self.received),
+                _ => panic!(
+                    "stall: {} sent, {} done, {} received, {told} told",
+                    self.sent, self.done, self.received
+                ),
             }
         }
         self
@@ -197,7 +204,8 @@ fn messages_of_every_length_go_both_ways() {
 #[test]
 #[ignore = "needs an RDMA device: scripts/rdma-vm test"]
 fn messages_go_without_inline_room_and_through_a_short_send_queue() {
-    let config = IbvConfig { inline_bytes: 0, send_depth: 16, receive_depth: 64, ..Default::default() };
+    let config =
+        IbvConfig { inline_bytes: 0, send_depth: 16, receive_depth: 64, ..Default::default() };
     traffic(&config, 2000);
 }
 
@@ -389,7 +397,11 @@ async fn ask(qp: IbvQueuePair, who: u32, questions: u32, asleep: bool) -> IbvQue
     end.qp
 }
 
-async fn asking_pair(world: &World, one: &Arc<Ibv>, two: &Arc<Ibv>) -> (IbvQueuePair, IbvQueuePair) {
+async fn asking_pair(
+    world: &World,
+    one: &Arc<Ibv>,
+    two: &Arc<Ibv>,
+) -> (IbvQueuePair, IbvQueuePair) {
     let (mut one, mut two) = world.connect(one, two).await.unwrap();
     one.post_receives(4).unwrap();
     two.post_receives(4).unwrap();
@@ -495,10 +507,12 @@ fn connections_do_not_outlive_the_runtime_that_wakes_them() {
     let (one, two) = world.local.block_on(asking_pair(&world, &client, &server));
     drop(world);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    for qp in [one, two] {
-        let (_, error) = runtime.block_on(End::new(qp).drain());
+    let mut ends = [End::new(one), End::new(two)];
+    for end in &mut ends {
+        let (_, error) = runtime.block_on(end.drain());
         assert!(error.to_string().contains("runtime"), "{error}");
     }
+    drop(ends);
     let world = World::new();
     world.local.block_on(async {
         let (one, two) = asking_pair(&world, &client, &server).await;

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use ibv_support::{End, NOWHERE, PATIENCE, World, first, tells, turn, worker};
 use rdma_rpc_transport_rdma::ibv::{IbvConfig, IbvQueuePair, IbvRegion};
 use rdma_rpc_transport_rdma::verbs::{
-    Access, Completed, Completion, Op, PostError, QueuePair, Region, RemoteAddr, Status,
-    VerbError, WorkRequest,
+    Access, Completed, Completion, Op, PostError, QueuePair, Region, RemoteAddr, Status, VerbError,
+    WorkRequest,
 };
 
 /// Within which a failure must be known: retries, the flush, and an emulated processor.
@@ -200,10 +200,8 @@ fn a_receiver_that_posts_nothing_is_named() {
         one.tell(1, 1).unwrap();
         let (completions, error) = end_of("receiver not ready", &mut one).await;
         if one.qp.caps().write_with_imm {
-            let failed = Completion {
-                what: Completed::Send { id: 1 },
-                status: Status::ReceiverNotReady,
-            };
+            let failed =
+                Completion { what: Completed::Send { id: 1 }, status: Status::ReceiverNotReady };
             assert_eq!(completions, [failed]);
             assert!(error.to_string().contains("ReceiverNotReady"), "{error}");
         } else {
@@ -240,15 +238,17 @@ fn in_order(completions: &[Completion], posted: u64) {
     }
 }
 
-/// The peer's queue pair is destroyed in the middle of a transfer: whatever was posted comes back,
-/// and the error says what happened.
+/// The peer's queue pair is destroyed in the middle of a transfer. The device says so when its
+/// retries are used up, or (Soft-RoCE forgets to, at times) the owner fails the queue pair, as the
+/// ring does when the bootstrap connection closes. Either way whatever was posted comes back.
 #[test]
 #[ignore = "needs an RDMA device: scripts/rdma-vm test"]
 fn a_peer_that_goes_in_the_middle_flushes_everything() {
     let _turn = turn();
     let world = World::new();
     world.local.block_on(async {
-        let config = IbvConfig { send_depth: 32, ack_timeout: 12, retry_count: 3, ..Default::default() };
+        let config =
+            IbvConfig { send_depth: 32, ack_timeout: 12, retry_count: 3, ..Default::default() };
         let (one, mut two) = world.pair(&config).await;
         let mut one = End::new(one);
         one.qp.post_receives(16).unwrap();
@@ -256,15 +256,29 @@ fn a_peer_that_goes_in_the_middle_flushes_everything() {
         let ring = two.register(256 << 10, Access::RemoteWrite).unwrap();
         let posted = fill(&mut one, &source, ring.remote());
         drop((two, ring));
-        let (completions, error) = end_of("a peer that goes", &mut one).await;
+        let mut completions = Vec::new();
+        let mut told = true;
+        while told && completions.iter().all(|c: &Completion| c.status == Status::Success) {
+            let next = tokio::time::timeout(Duration::from_secs(3), one.next()).await;
+            told = next.is_ok();
+            completions.extend(next.map(|completion| completion.expect("nothing has ended yet")));
+        }
+        if !told {
+            println!("the device does not notice; failed by hand");
+            one.qp.fail();
+        }
+        let (rest, error) = end_of("a peer that goes", &mut one).await;
+        completions.extend(rest);
         in_order(&completions, posted);
         let receives = completions.iter().filter(|c| matches!(c.what, Completed::Receive { .. }));
         assert_eq!(receives.count(), 16);
         let text = error.to_string();
-        if one.qp.caps().write_with_imm {
+        if !told {
+            assert!(text.contains("has failed"), "{text}");
+        } else if one.qp.caps().write_with_imm {
             assert!(text.contains("RetryExceeded") || text.contains("RemoteAccess"), "{text}");
         } else {
-            assert!(text.contains("connection manager") || text.contains("work request"), "{text}");
+            assert!(text.contains("connection manager") || text.contains("has failed"), "{text}");
         }
     });
 }
@@ -324,39 +338,6 @@ fn a_sleeper_learns_that_its_queue_pair_has_failed() {
         assert_eq!(receives, 8);
         assert!(!error.is_empty());
         assert!(after < BOUND + Duration::from_millis(300), "{after:?}: {error}");
-    });
-}
-
-/// Requests that name memory which is dropped at once: harmless, whatever becomes of them.
-#[test]
-#[ignore = "needs an RDMA device: scripts/rdma-vm test"]
-fn memory_dropped_under_requests_is_nobodys() {
-    let _turn = turn();
-    let world = World::new();
-    world.local.block_on(async {
-        for _ in 0..10 {
-            let (one, mut two) = world.pair(&IbvConfig::default()).await;
-            let mut one = End::new(one);
-            let ring = two.register(1 << 20, Access::RemoteWrite).unwrap();
-            let source = one.qp.register(1 << 20, Access::Local).unwrap();
-            for id in 0..8 {
-                let op = Op::Write { from: Some(first(&source, 1 << 20)), to: ring.remote(), imm: None };
-                one.post(id, op).unwrap();
-            }
-            drop(source);
-            // Somebody else's now.
-            let mut reused = one.qp.register(1 << 20, Access::ReadTarget).unwrap();
-            reused.bytes_mut().fill(SECRET);
-            let mut seen = 0;
-            while seen < 8 && let Ok(completion) = one.next().await {
-                seen += usize::from(matches!(completion.what, Completed::Send { .. }));
-            }
-            assert_eq!(seen, 8, "each comes back, done or not");
-            let mut bytes = vec![1; 1 << 20];
-            ring.read(0, &mut bytes);
-            assert!(bytes.iter().all(|byte| *byte == 0), "bytes of the next owner have left");
-            assert!(reused.bytes().iter().all(|byte| *byte == SECRET));
-        }
     });
 }
 

@@ -31,7 +31,12 @@ fn pool_limit() {
         };
         assert!(error.contains("rdma.memory_bytes"), "{error}");
         assert!((5..=8).contains(&regions.len()), "{}", regions.len());
-        assert!(one.register(16 * MIB, Access::Local).unwrap_err().to_string().contains("rdma.memory_bytes"));
+        assert!(
+            one.register(16 * MIB, Access::Local)
+                .unwrap_err()
+                .to_string()
+                .contains("rdma.memory_bytes")
+        );
         drop(regions);
         let long = one.register(4 * MIB, Access::Local).expect("room again");
         assert_eq!(long.len(), 4 * MIB);

@@ -103,7 +103,8 @@ impl Owner {
         while self.sent < self.count {
             let number = self.sent;
             if let Some((descriptor, number, len)) = self.described {
-                let head = [&[BULK][..], &number.to_le_bytes(), &(len as u64).to_le_bytes()].concat();
+                let head =
+                    [&[BULK][..], &number.to_le_bytes(), &(len as u64).to_le_bytes()].concat();
                 if !self.put(&[&head, descriptor.as_bytes()])? {
                     return Ok(());
                 }
@@ -186,14 +187,19 @@ impl Owner {
     /// Everything there and back, asleep between.
     async fn run(mut self) -> Result<Owner, LinkError> {
         while !self.is_done() {
-            self.receive()?;
+            match self.receive() {
+                // The peer was done first, and has closed behind the last of its frames.
+                Err(error) if error.kind() == LinkErrorKind::Closed && self.is_done() => break,
+                received => received?,
+            }
             self.send()?;
             self.link.flush()?;
             if !self.is_done() {
                 let ready = poll_fn(|cx| self.link.poll_ready(cx));
                 let ready = tokio::time::timeout(PATIENCE, ready).await;
-                ready.unwrap_or_else(|_| panic!("stall: {} sent, {} received: {:?}",
-                    self.sent, self.received, self.link))?;
+                ready.unwrap_or_else(|_| {
+                    panic!("stall: {} sent, {} received: {:?}", self.sent, self.received, self.link)
+                })?;
             }
         }
         Ok(self)
@@ -259,7 +265,8 @@ fn long_messages_are_pulled_both_ways() {
 #[test]
 #[ignore = "needs an RDMA device: scripts/rdma-vm test"]
 fn one_read_at_a_time_through_a_short_queue() {
-    let device = IbvConfig { send_depth: 8, receive_depth: 8, reads_in_flight: 1, ..IbvConfig::default() };
+    let device =
+        IbvConfig { send_depth: 8, receive_depth: 8, reads_in_flight: 1, ..IbvConfig::default() };
     exchange(&device, &small_ring(8), 60, 2000, 2);
 }
 
