@@ -147,6 +147,7 @@ fn lies_about_memory_kill_the_liar_alone() {
     let world = World::new();
     world.local.block_on(async {
         for (what, lie) in LIES {
+            println!("{what}");
             let mut scene = Scene::new(&world).await;
             let op = lie(&scene.memory);
             scene.liar.qp.post_send(&[WorkRequest { id: 1, op, signaled: true }]).unwrap();
@@ -274,11 +275,11 @@ fn a_peer_that_goes_in_the_middle_flushes_everything() {
         assert_eq!(receives.count(), 16);
         let text = error.to_string();
         if !told {
-            assert!(text.contains("has failed"), "{text}");
+            assert!(text.contains("failed"), "{text}");
         } else if one.qp.caps().write_with_imm {
             assert!(text.contains("RetryExceeded") || text.contains("RemoteAccess"), "{text}");
         } else {
-            assert!(text.contains("connection manager") || text.contains("has failed"), "{text}");
+            assert!(text.contains("connection manager") || text.contains("failed"), "{text}");
         }
     });
 }
@@ -305,7 +306,8 @@ fn a_queue_pair_that_is_failed_flushes_and_ends() {
                 matches!(c.what, Completed::Receive { .. }) && c.status == Status::Flushed
             };
             assert_eq!(completions.iter().filter(flushed).count(), 32, "{completions:?}");
-            assert!(error.to_string().contains("has failed"), "{error}");
+            // Soft-iWARP lets the request that it is at end with an error of its own.
+            assert!(error.to_string().contains("failed"), "{error}");
             println!("busy {busy}: ended after {:?}", begin.elapsed());
             // It stays dead, awake and asleep.
             assert!(one.take().is_err());
