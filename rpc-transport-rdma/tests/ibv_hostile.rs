@@ -151,6 +151,13 @@ fn lies_about_memory_kill_the_liar_alone() {
             let mut scene = Scene::new(&world).await;
             let op = lie(&scene.memory);
             scene.liar.qp.post_send(&[WorkRequest { id: 1, op, signaled: true }]).unwrap();
+            let is_read = matches!(op, Op::Read { .. });
+            if is_read && !scene.liar.qp.caps().write_with_imm {
+                // Soft-iWARP leaves a READ that it refuses without an answer. Nothing may be read.
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                scene.is_unharmed(what).await;
+                continue;
+            }
             let (completions, error) = end_of(what, &mut scene.liar).await;
             let refused = completions.iter().find(|c| c.what == (Completed::Send { id: 1 }));
             if scene.liar.qp.caps().write_with_imm {
