@@ -70,8 +70,8 @@ impl Options {
         Ok(options)
     }
 
-    /// `st`, `st-pin` and `spin`: one thread; `mt`: two workers. `st-pin` and `spin` keep the
-    /// client on CPU 0 and the server on CPU 1.
+    /// `st`, `st-pin` and `spin`: one thread; `mt` and `spin-mt`: two workers. `st-pin` and `spin`
+    /// keep the client on CPU 0 and the server on CPU 1.
     pub(crate) fn runtime(&self) -> tokio::runtime::Runtime {
         if matches!(self.rt.as_str(), "st-pin" | "spin") {
             pin(match self.role {
@@ -79,7 +79,7 @@ impl Options {
                 Role::Server => 1,
             });
         }
-        let mut builder = if self.rt == "mt" {
+        let mut builder = if matches!(self.rt.as_str(), "mt" | "spin-mt") {
             let mut builder = tokio::runtime::Builder::new_multi_thread();
             builder.worker_threads(2);
             builder
@@ -91,13 +91,13 @@ impl Options {
 
     fn progress(&self) -> Progress {
         match self.rt.as_str() {
-            "spin" => Progress::Busy,
+            "spin" | "spin-mt" => Progress::Busy,
             _ if self.transport.ends_with("-event") => Progress::Event,
             _ => Progress::Adaptive,
         }
     }
 
-    /// `shm`, `shm-event` (sleeps instead of polling), `tcp` or `unix`.
+    /// `rdma` or `shm`, with `-event` to sleep instead of polling, `tcp` or `unix`.
     pub(crate) fn client_config(&self) -> Result<ClientConfig, String> {
         let target = match self.transport.trim_end_matches("-event") {
             "unix" => format!("unix:{}", self.addr),
@@ -105,8 +105,9 @@ impl Options {
             transport => format!("{transport}://{}", self.addr),
         };
         let target = target.parse().map_err(|error| format!("{error}"))?;
-        let mut config = ClientConfig::new(target);
+        let mut config = ClientConfig::new(target).resolve().map_err(|error| error.to_string())?;
         config.shm.progress = self.progress();
+        config.rdma.progress = self.progress();
         config.limits.max_message_bytes = 128 << 20;
         Ok(config)
     }
@@ -118,6 +119,7 @@ impl Options {
         };
         let mut config = ServerConfig::new(listen.parse().map_err(|error| format!("{error}"))?);
         config.shm.progress = self.progress();
+        config.rdma.progress = self.progress();
         config.limits.max_message_bytes = 128 << 20;
         Ok(config)
     }

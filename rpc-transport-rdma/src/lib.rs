@@ -3,6 +3,8 @@
 mod copy;
 pub mod ibv;
 pub mod probe;
+#[cfg(test)]
+mod protocol_text;
 pub mod ring;
 pub mod shm;
 pub mod sim;

@@ -22,7 +22,9 @@
 //! * A full send queue is [`PostError::Full`]: back-pressure, not failure.
 
 use std::fmt;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
+
+use rdma_rpc_core::poll_set::PollSet;
 
 /// What a device offers to one queue pair.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -255,6 +257,13 @@ pub struct VerbError {
     pub context: String,
 }
 
+impl VerbError {
+    /// Whether it failed for want of memory: back-pressure where it can be waited for.
+    pub fn is_out_of_memory(&self) -> bool {
+        self.errno == rustix::io::Errno::NOMEM.raw_os_error()
+    }
+}
+
 impl fmt::Display for VerbError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let reason = std::io::Error::from_raw_os_error(self.errno);
@@ -282,6 +291,12 @@ pub trait QueuePair: Send + 'static {
     /// Registers `len` bytes of new, zeroed memory.
     fn register(&mut self, len: usize, access: Access) -> Result<Self::Region, VerbError>;
 
+    /// Registering was refused for want of memory: asks to be woken when some has been given back.
+    /// `false`: there may be some now.
+    fn wait_for_memory(&mut self, _waker: &Waker) -> bool {
+        false
+    }
+
     /// Posts a list of work requests with one doorbell: all or none.
     ///
     /// # Panics
@@ -299,6 +314,18 @@ pub trait QueuePair: Send + 'static {
     /// Asks to be woken: `Ready` when `poll` may bring something (looking again after arming),
     /// `Pending` with the waker kept otherwise.
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), VerbError>>;
+
+    /// As [`QueuePair::poll_event`], but woken by `set`, which polls, instead of by the kernel:
+    /// nothing is armed, so the peer (or the NIC) makes no effort to wake us. What only the
+    /// kernel can tell still wakes through it.
+    fn poll_event_in(
+        &mut self,
+        cx: &mut Context<'_>,
+        set: &PollSet,
+    ) -> Poll<Result<(), VerbError>> {
+        let _ = set;
+        self.poll_event(cx)
+    }
 
     /// Moves the queue pair to the error state: everything outstanding will flush.
     fn fail(&mut self);

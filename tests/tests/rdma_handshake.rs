@@ -27,7 +27,7 @@ const HANDSHAKE_MS: u64 = 3000;
 /// Connecting, shaking hands, and an emulated processor.
 const BOUND: Duration = Duration::from_millis(2 * HANDSHAKE_MS + 4000);
 /// Handshakes at a time.
-const AT_ONCE: usize = 48;
+const AT_ONCE: usize = 12;
 
 fn local() -> std::net::IpAddr {
     let text = std::env::var("RDMA_RPC_TEST_LOCAL").expect("set RDMA_RPC_TEST_LOCAL");
@@ -234,7 +234,7 @@ async fn handshake(server: SocketAddr, way: Way, fault: Fault, at: usize) -> &'s
         }
     };
     loop {
-        let called = tokio::time::timeout(BOUND, call(&channel)).await;
+        let called = tokio::time::timeout(2 * BOUND, call(&channel)).await;
         match called.unwrap_or_else(|_| panic!("{what}: a call hangs")) {
             Ok(()) => break,
             Err(status) => {

@@ -81,11 +81,12 @@ fn take_events(device: &Device) -> Result<(), VerbError> {
     }
 }
 
-/// The event channel's descriptor, for the reactor. A reactor watches a descriptor once only, and
-/// a device may have several watchers, so each has a descriptor of its own.
+/// The event channel for the reactor, by a descriptor of its own: several queues of one runtime
+/// may watch one device, and a reactor takes each descriptor once.
+#[derive(Debug)]
 struct Watched {
-    fd: OwnedFd,
     device: Arc<Device>,
+    fd: OwnedFd,
 }
 
 impl AsRawFd for Watched {
@@ -99,8 +100,8 @@ impl AsRawFd for Watched {
 pub(super) fn watch(device: &Arc<Device>) -> Result<tokio::task::AbortHandle, VerbError> {
     let fd = device.as_fd().try_clone_to_owned();
     let fd = fd.map_err(|error| not_watched("a device's events", error))?;
-    // SAFETY: the value owns the descriptor.
-    let fd = unsafe { AsyncFd::register(Watched { fd, device: device.clone() }) };
+    // SAFETY: the descriptor stays the same and open for as long as the value lives.
+    let fd = unsafe { AsyncFd::register(Watched { device: device.clone(), fd }) };
     let fd = fd.map_err(|error| not_watched("a device's events", error.into()))?;
     let task = tokio::spawn(async move {
         while let Ok(mut guard) = fd.readable().await {

@@ -3,9 +3,10 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use rdma_rpc_core::poll_set::{Look, PollSet, Watched};
 use rustix::io::Errno;
 use tokio::time::Sleep;
 
@@ -43,6 +44,8 @@ pub struct IbvQueuePair {
     connection: Option<Connection>,
     qp: Option<RawQueuePair>,
     seat: Arc<Seat>,
+    /// What a poll set looks at for us.
+    watched: Arc<Watched<SeatLook>>,
     pd: Arc<ProtectionDomain>,
     /// Words on their way, one place for each slot of the send queue; only where nothing travels
     /// inline.
@@ -51,6 +54,10 @@ pub struct IbvQueuePair {
     received: Option<IbvRegion>,
     caps: Caps,
     sends: SendSlots,
+    /// Soft-iWARP completes what was posted after a READ before the READ, unless it is fenced.
+    fences_reads: bool,
+    /// The position behind the last READ.
+    reads_end: u64,
     receives_posted: u64,
     receives_completed: u64,
     failing: Option<Instant>,
@@ -58,6 +65,8 @@ pub struct IbvQueuePair {
     alarm: Option<Pin<Box<Sleep>>>,
     /// Our waker may be in the inbox.
     asleep: bool,
+    /// What the memory pool had taken back when it last refused us.
+    memory_seen: u64,
 }
 
 /// A connection's place at a shared completion queue.
@@ -77,6 +86,17 @@ impl Listener for Seat {
 impl Drop for Seat {
     fn drop(&mut self) {
         self.shared.leave(&self.inbox);
+    }
+}
+
+/// A seat as a poll set looks at it: the queue once a scan for all, then the inbox.
+#[derive(Debug)]
+struct SeatLook(Arc<Seat>);
+
+impl Look for SeatLook {
+    fn has_news(&self, scan: u64) -> bool {
+        self.0.shared.look(scan);
+        !self.0.inbox.is_idle()
     }
 }
 
@@ -108,6 +128,7 @@ impl IbvQueuePair {
             let len = depths.receive as usize * IMM_BYTES;
             Some(IbvRegion::new(&pd, len, Access::ReadTarget)?)
         };
+        let fences_reads = pd.device().facts().is_soft_iwarp();
         let listener: Arc<dyn Listener> = seat.clone();
         pd.device().listen(qp.number(), Arc::downgrade(&listener));
         Ok(IbvQueuePair {
@@ -120,17 +141,21 @@ impl IbvQueuePair {
             },
             connection: None,
             qp: Some(qp),
+            watched: Watched::new(SeatLook(Arc::clone(&seat))),
             seat,
             pd,
             words,
             received,
             sends: SendSlots::new(depths.send),
+            fences_reads,
+            reads_end: 0,
             receives_posted: 0,
             receives_completed: 0,
             failing: None,
             failure: None,
             alarm: None,
             asleep: false,
+            memory_seen: 0,
         })
     }
 
@@ -288,6 +313,13 @@ impl IbvQueuePair {
     ) -> ffi::ibv_send_wr {
         let id = WrId::send(self.seat.inbox.key(), at).raw();
         let mut flags = if request.signaled { ibv_send_flags::IBV_SEND_SIGNALED.0 } else { 0 };
+        if self.fences_reads {
+            if matches!(request.op, Op::Read { .. }) {
+                self.reads_end = at + 1;
+            } else if self.reads_end > self.sends.freed() {
+                flags |= ibv_send_flags::IBV_SEND_FENCE.0;
+            }
+        }
         match request.op {
             Op::Write { from, to, imm } => {
                 let has_bytes = from.is_some_and(|from| from.len > 0);
@@ -367,7 +399,16 @@ impl QueuePair for IbvQueuePair {
     }
 
     fn register(&mut self, len: usize, access: Access) -> Result<IbvRegion, VerbError> {
-        IbvRegion::new(&self.pd, len, access)
+        let registered = IbvRegion::new(&self.pd, len, access);
+        if registered.is_err() {
+            // After what was taken for this has come back.
+            self.memory_seen = self.pd.device().pool().returned();
+        }
+        registered
+    }
+
+    fn wait_for_memory(&mut self, waker: &Waker) -> bool {
+        self.pd.device().pool().wait(self.memory_seen, waker)
     }
 
     fn post_send(&mut self, list: &[WorkRequest<'_, IbvRegion>]) -> Result<(), PostError> {
@@ -465,6 +506,7 @@ impl QueuePair for IbvQueuePair {
     }
 
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), VerbError>> {
+        self.watched.leave();
         self.notice_failure();
         if let Some(connection) = &mut self.connection
             && self.failing.is_none()
@@ -497,6 +539,26 @@ impl QueuePair for IbvQueuePair {
         }
     }
 
+    fn poll_event_in(
+        &mut self,
+        cx: &mut Context<'_>,
+        set: &PollSet,
+    ) -> Poll<Result<(), VerbError>> {
+        // The end of the connection is told by the kernel, and a flush has its alarm.
+        let ended = self.connection.as_mut().is_some_and(|c| c.peek_closed(cx));
+        if ended || self.failing.is_some() {
+            return self.poll_event(cx);
+        }
+        if std::mem::take(&mut self.asleep) {
+            self.seat.shared.awake(&self.seat.inbox);
+        }
+        if !self.seat.inbox.is_idle() {
+            return Poll::Ready(Ok(()));
+        }
+        set.watch(&self.watched, cx.waker());
+        Poll::Pending
+    }
+
     fn fail(&mut self) {
         self.fail_because(None);
     }
@@ -504,6 +566,7 @@ impl QueuePair for IbvQueuePair {
 
 impl Drop for IbvQueuePair {
     fn drop(&mut self) {
+        self.watched.leave();
         self.connection = None;
         // Before the seat is given up, so that nothing completes there any more.
         self.qp = None;

@@ -231,7 +231,7 @@ impl Ibv {
         choice: &Choice,
     ) -> Result<IbvQueuePair, String> {
         let mut half = self.half(choice)?;
-        send(exchange, &half.queue_pair_message()).await?;
+        send(exchange, &half.message()).await?;
         let message = receive(exchange).await?;
         if choice.candidate.endpoint.network == Network::Iwarp {
             let (remote, port, token) = parse_listening(&message)?;
@@ -260,17 +260,19 @@ impl Ibv {
         let message = receive(exchange).await?;
         let (remote, mtu) = parse_queue_pair(&message)?;
         if choice.candidate.endpoint.network == Network::Iwarp {
+            let reads = half.reads;
             half.agree(&remote);
             let ip = choice.candidate.endpoint.gid.to_ip();
             let listener = Listener::bind(ip).map_err(|error| error.to_string())?;
             let mut token = [0; TOKEN_BYTES];
             getrandom::fill(&mut token).map_err(|error| format!("a random token: {error}"))?;
-            send(exchange, &half.listening_message(listener.port(), &token)).await?;
+            send(exchange, &listening_message(listener.port(), &token, reads)).await?;
             let accepted = listener.accept(&token, half.connect_params()).await;
             half.queue_pair.set_connection(accepted.map_err(|error| error.to_string())?);
         } else {
+            let message = half.message();
             half.connect(choice, &remote, mtu, &self.config)?;
-            send(exchange, &half.queue_pair_message()).await?;
+            send(exchange, &message).await?;
         }
         self.first_message(&mut half.queue_pair, choice, false).await?;
         Ok(half.queue_pair)
@@ -348,20 +350,9 @@ impl Half {
         self.queue_pair.raw().map_or(0, RawQueuePair::number)
     }
 
-    fn queue_pair_message(&self) -> Vec<u8> {
-        let Reads { responder, initiator } = self.reads;
-        let mut message = vec![QUEUE_PAIR, self.mtu.code(), responder, initiator];
-        message.extend_from_slice(&self.number().to_le_bytes());
-        message.extend_from_slice(&self.psn.to_le_bytes());
-        message
-    }
-
-    fn listening_message(&self, port: u16, token: &[u8; TOKEN_BYTES]) -> Vec<u8> {
-        let Reads { responder, initiator } = self.reads;
-        let mut message = vec![LISTENING, responder, initiator, 0];
-        message.extend_from_slice(&port.to_le_bytes());
-        message.extend_from_slice(token);
-        message
+    /// What the peer has to know, before anything is agreed.
+    fn message(&self) -> Vec<u8> {
+        queue_pair_message(self.number(), self.psn, self.mtu, self.reads)
     }
 
     /// Settles how many READs there may be.
@@ -386,7 +377,6 @@ impl Half {
         mtu: PathMtu,
         config: &IbvConfig,
     ) -> Result<(), String> {
-        // What both messages carry before they are changed by what is agreed.
         self.agree(remote);
         let path = Path {
             port: choice.candidate.port,
@@ -402,6 +392,20 @@ impl Half {
         let Some(qp) = self.queue_pair.raw() else { return Err("no queue pair".into()) };
         qp.connect(&path, self.psn, remote, self.reads, config).map_err(|error| error.to_string())
     }
+}
+
+fn queue_pair_message(qp_num: u32, psn: u32, mtu: PathMtu, reads: Reads) -> Vec<u8> {
+    let mut message = vec![QUEUE_PAIR, mtu.code(), reads.responder, reads.initiator];
+    message.extend_from_slice(&qp_num.to_le_bytes());
+    message.extend_from_slice(&psn.to_le_bytes());
+    message
+}
+
+fn listening_message(port: u16, token: &[u8; TOKEN_BYTES], reads: Reads) -> Vec<u8> {
+    let mut message = vec![LISTENING, reads.responder, reads.initiator, 0];
+    message.extend_from_slice(&port.to_le_bytes());
+    message.extend_from_slice(token);
+    message
 }
 
 fn parse_queue_pair(message: &[u8]) -> Result<(Remote, PathMtu), String> {

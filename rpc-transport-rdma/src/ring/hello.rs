@@ -169,6 +169,11 @@ mod tests {
     }
 
     #[test]
+    fn the_document_shows_what_is_sent() {
+        assert_eq!(sample().encode(), crate::protocol_text::vector("ring/hello"));
+    }
+
+    #[test]
     fn comes_back_as_it_went() {
         assert_eq!(Hello::decode(&sample().encode()).unwrap(), sample());
     }

@@ -3,6 +3,7 @@
 use std::task::{Context, Poll};
 
 use rdma_rpc_core::link::{Link, LinkError, LinkErrorKind};
+use rdma_rpc_core::poll_set::PollSet;
 
 use super::error::verb_failed;
 use super::link::RingLink;
@@ -30,12 +31,17 @@ impl<Q: QueuePair> RingLink<Q> {
             sender.want_room = None;
             ready = true;
         }
-        if sender.want_bulk.is_some_and(|len| self.bulk_out.has_room(len)) {
+        let starved = self.starved;
+        if !starved && sender.want_bulk.is_some_and(|len| self.bulk_out.has_room(len)) {
             sender.want_bulk = None;
             ready = true;
         }
         let pull = self.receiver.want_pull;
-        if pull.is_some_and(|len| self.pulls.has_room() && self.pull_pool.has_room(len)) {
+        let has_room = |len| {
+            let reusable = self.pull_pool.has_idle(len);
+            self.pulls.has_room() && (reusable || (!starved && self.pull_pool.has_room(len)))
+        };
+        if pull.is_some_and(has_room) {
             self.receiver.want_pull = None;
             ready = true;
         }
@@ -44,16 +50,30 @@ impl<Q: QueuePair> RingLink<Q> {
     }
 
     /// The part of sleeping that `wait_ready` and `wait_closed` share: asks for credit, gives
-    /// credit, arms. `Ready`: look again.
-    fn prepare_sleep(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LinkError>> {
+    /// credit, arms or joins the set that polls. `Ready`: look again.
+    fn prepare_sleep(
+        &mut self,
+        cx: &mut Context<'_>,
+        set: Option<&PollSet>,
+    ) -> Poll<Result<(), LinkError>> {
         if self.receiver.want_pull.is_some() {
             self.pull_pool.wake_on_return(cx.waker());
             let len = self.receiver.want_pull.unwrap_or_default();
-            if self.pulls.has_room() && self.pull_pool.has_room(len) {
+            let room =
+                self.pull_pool.has_idle(len) || (!self.starved && self.pull_pool.has_room(len));
+            if self.pulls.has_room() && room {
                 return Poll::Ready(Ok(()));
             }
         }
-        match self.queue_pair.poll_event(cx) {
+        if self.starved && !self.queue_pair.wait_for_memory(cx.waker()) {
+            self.starved = false;
+            return Poll::Ready(Ok(()));
+        }
+        let event = match set {
+            None => self.queue_pair.poll_event(cx),
+            Some(set) => self.queue_pair.poll_event_in(cx, set),
+        };
+        match event {
             Poll::Pending => {}
             Poll::Ready(Ok(())) => return Poll::Ready(Ok(())),
             Poll::Ready(Err(error)) => {
@@ -75,7 +95,11 @@ impl<Q: QueuePair> RingLink<Q> {
         Poll::Pending
     }
 
-    pub(super) fn wait_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LinkError>> {
+    pub(super) fn wait_ready(
+        &mut self,
+        cx: &mut Context<'_>,
+        set: Option<&PollSet>,
+    ) -> Poll<Result<(), LinkError>> {
         for _ in 0..MAX_ROUNDS {
             self.check_over()?;
             self.progress()?;
@@ -92,7 +116,7 @@ impl<Q: QueuePair> RingLink<Q> {
             if self.blocked_on_credit() {
                 self.ask_for_credit();
             }
-            if self.prepare_sleep(cx)?.is_pending() {
+            if self.prepare_sleep(cx, set)?.is_pending() {
                 return Poll::Pending;
             }
         }
@@ -131,7 +155,7 @@ impl<Q: QueuePair> RingLink<Q> {
             if self.blocked_on_credit() {
                 self.ask_for_credit();
             }
-            if self.prepare_sleep(cx)?.is_pending() {
+            if self.prepare_sleep(cx, None)?.is_pending() {
                 return Poll::Pending;
             }
         }

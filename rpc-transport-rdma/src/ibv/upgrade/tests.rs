@@ -2,6 +2,7 @@
 
 use super::super::address::Gid;
 use super::*;
+use crate::protocol_text::vector;
 use crate::sim::{Fabric, SimConfig};
 
 fn candidate(network: Network, ip: &str) -> Candidate {
@@ -12,6 +13,21 @@ fn candidate(network: Network, ip: &str) -> Candidate {
 
 fn offer(candidates: Vec<Candidate>) -> Offer {
     Offer { candidates, devices: Vec::new() }
+}
+
+#[test]
+fn the_document_shows_what_is_sent() {
+    let ours = offer(vec![candidate(Network::RoceV2, "10.1.0.1")]);
+    assert_eq!(ours.body(), vector("ibv/offer"));
+    let remote = candidate(Network::RoceV2, "10.1.0.2").endpoint;
+    let mut answer = vec![VERSION, 0];
+    remote.encode(&mut answer);
+    assert_eq!(answer, vector("ibv/answer"));
+    let reads = Reads { responder: 16, initiator: 8 };
+    let mtu = PathMtu::within(4096).unwrap();
+    assert_eq!(queue_pair_message(0x11, 0x22, mtu, reads), vector("ibv/queue-pair"));
+    let reads = Reads { responder: 4, initiator: 3 };
+    assert_eq!(listening_message(12345, &[7; TOKEN_BYTES], reads), vector("ibv/listening"));
 }
 
 #[test]
