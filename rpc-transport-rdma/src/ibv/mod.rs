@@ -7,6 +7,7 @@
 //!   queue_pair         what the ring stands on
 //!     worker           the completion queues of one runtime
 //!       shared_cq      one completion queue for many queue pairs; sleeping and waking
+//!     send_slots     the send queue, counted
 //!   one file for each verbs object:
 //!     device  pd  mr  channel  cq  raw_qp  events (asynchronous ones)
 //!   pool, buddy        memory worth registering
@@ -37,6 +38,7 @@ mod pool;
 mod queue_pair;
 mod raw_qp;
 mod read_order;
+mod send_slots;
 mod shared_cq;
 mod upgrade;
 mod worker;
