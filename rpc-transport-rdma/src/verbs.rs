@@ -300,6 +300,11 @@ pub trait QueuePair: Send + 'static {
     /// `Pending` with the waker kept otherwise.
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), VerbError>>;
 
+    /// Why the queue pair has failed, where the device knows more than the completions say.
+    fn failure(&self) -> Option<VerbError> {
+        None
+    }
+
     /// Moves the queue pair to the error state: everything outstanding will flush.
     fn fail(&mut self);
 }

@@ -455,7 +455,12 @@ impl<L: Link> Owner<L> {
         self.link_failed = matches!(failure, Failure::Link(_) | Failure::Abandoned);
         let place = self.link.as_ref().map_or_else(String::new, |link| {
             let info = link.info();
-            format!("{} connection to {}", info.transport, info.peer)
+            // Other links' devices are made of the peer's address.
+            let device = match info.transport {
+                "rdma" => format!(" on {}", info.device),
+                _ => String::new(),
+            };
+            format!("{} connection to {}{device}", info.transport, info.peer)
         });
         let (code, text) = match &failure {
             Failure::Link(error) if error.kind() == LinkErrorKind::PeerMisbehaved => {

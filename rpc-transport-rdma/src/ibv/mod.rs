@@ -10,6 +10,7 @@
 //!   one file for each verbs object:
 //!     device  pd  mr  channel  cq  raw_qp  events (asynchronous ones)
 //!   pool, buddy        memory worth registering
+//!   removal            devices that are taken away
 //!   ffi/               the C functions
 //! ```
 //!
@@ -36,6 +37,7 @@ mod pd;
 mod pool;
 mod queue_pair;
 mod raw_qp;
+mod removal;
 mod shared_cq;
 mod upgrade;
 mod worker;

@@ -175,8 +175,9 @@ impl IbvQueuePair {
         if self.failing.is_none()
             && let Some(why) = self.seat.inbox.failure()
         {
-            let error = failed("asynchronous event", Errno::IO.raw_os_error(), why);
-            self.fail_because(Some(VerbError { context: why.to_owned(), ..error }));
+            let errno = Errno::NODEV.raw_os_error();
+            let error = VerbError { verb: "ibv_get_async_event", errno, context: why.to_owned() };
+            self.fail_because(Some(error));
         }
     }
 
@@ -466,6 +467,10 @@ impl QueuePair for IbvQueuePair {
             Ok(false) => Poll::Ready(Ok(())),
             Err(error) => Poll::Ready(Err(error)),
         }
+    }
+
+    fn failure(&self) -> Option<VerbError> {
+        self.failure.clone()
     }
 
     fn fail(&mut self) {

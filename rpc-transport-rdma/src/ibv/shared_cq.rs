@@ -154,6 +154,7 @@ impl SharedCq {
         let fd = fd.map_err(|error| not_watched("a completion channel", error.into()))?;
         let task = tokio::spawn(watch(fd, Arc::downgrade(&shared)));
         let events = events::watch(device)?;
+        device.watch_removal();
         let _ = shared.watchers.set([task.abort_handle(), events]);
         Ok(shared)
     }

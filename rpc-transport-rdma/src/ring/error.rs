@@ -4,6 +4,11 @@ use rdma_rpc_core::link::LinkError;
 
 use crate::verbs::{PostError, Status, VerbError};
 
+/// The bootstrap connection has ended.
+pub(super) fn gone(reason: &std::io::Error) -> LinkError {
+    LinkError::closed(format!("the peer's end is gone: {reason}"))
+}
+
 /// A verb failed.
 pub(super) fn verb_failed(error: &VerbError) -> LinkError {
     LinkError::io(error.to_string())
@@ -29,7 +34,8 @@ pub(super) fn completion_failed(what: &str, status: Status) -> LinkError {
             LinkError::closed(format!("{what}: the peer's device does not answer (retry exceeded)"))
         }
         Status::Flushed | Status::Success => LinkError::closed(format!(
-            "{what}: flushed; the queue pair failed, as it does when the peer's end is gone"
+            "{what}: flushed; the queue pair failed, as it does when the peer's end is gone, and \
+             nothing says why"
         )),
         Status::ReceiverNotReady => LinkError::misbehaved(format!(
             "{what}: the peer has fewer receives posted than its hello and credits say \

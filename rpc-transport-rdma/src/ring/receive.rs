@@ -1,12 +1,13 @@
 //! Receiving: completions, arrived bursts, and copying them out.
 
 use std::ops::Range;
+use std::task::{Context, Poll, Waker};
 
 use rdma_rpc_core::link::LinkError;
 
 use super::bulk_pull::Finished;
 use super::credits::Position;
-use super::error::{completion_failed, verb_failed};
+use super::error::{completion_failed, gone, verb_failed};
 use super::immediate::{Immediate, claimed_count};
 use super::layout::{BURST_HEADER_BYTES, check_frames, frame_at, read_header};
 use super::link::RingLink;
@@ -203,7 +204,7 @@ impl<Q: QueuePair> RingLink<Q> {
     }
 
     /// Why nothing will come any more, if that is so and everything has been delivered.
-    pub(super) fn end_of_stream(&self) -> Option<LinkError> {
+    pub(super) fn end_of_stream(&mut self) -> Option<LinkError> {
         if self.has_received() {
             return None;
         }
@@ -212,7 +213,31 @@ impl<Q: QueuePair> RingLink<Q> {
         }
         // Receives complete in order: once the last has come back, nothing that arrived before
         // the failure can still be on its way to us.
-        let failed = self.ending.failed.as_ref()?;
-        (self.receiver.receives_posted == 0).then(|| failed.clone())
+        let failed = self.ending.failed.clone()?;
+        if self.receiver.receives_posted > 0 {
+            return None;
+        }
+        Some(if self.ending.failed_by_flush {
+            self.behind_the_flush().unwrap_or(failed)
+        } else {
+            failed
+        })
+    }
+
+    /// What made the queue pair flush, if the device or the bootstrap connection knows. The flush
+    /// is often seen first.
+    fn behind_the_flush(&mut self) -> Option<LinkError> {
+        if let Some(error) = self.queue_pair.failure() {
+            return Some(LinkError::closed(error.to_string()));
+        }
+        if self.ending.liveness_closed {
+            return None;
+        }
+        // The link is over: nobody needs to be woken.
+        let mut cx = Context::from_waker(Waker::noop());
+        match self.liveness.as_mut()?.poll_closed(&mut cx) {
+            Poll::Ready(reason) => Some(gone(&reason)),
+            Poll::Pending => None,
+        }
     }
 }

@@ -36,10 +36,13 @@ pub struct Child {
 }
 
 impl Child {
-    /// Starts the binary with these arguments.
+    /// Starts the binary with these arguments, on this host.
     pub fn start(arguments: &[&str], variables: &[(&str, String)]) -> Child {
+        Child::start_behind("", arguments, variables)
+    }
+
+    fn start_behind(prefix: &str, arguments: &[&str], variables: &[(&str, String)]) -> Child {
         let program = binary();
-        let prefix = std::env::var("CONFORMANCE_SERVER_PREFIX").unwrap_or_default();
         let mut words = prefix.split_whitespace().map(PathBuf::from).chain([program.clone()]);
         let mut command = Command::new(words.next().expect("the program at least"));
         command.args(words).args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped());
@@ -54,7 +57,8 @@ impl Child {
     /// A server with this configuration, and the address it listens on.
     pub(super) fn server(config: &ServerConfig) -> (Child, String) {
         let text = toml::to_string(config).expect("a configuration is TOML");
-        let mut child = Child::start(&["server"], &[(SERVER_CONFIG, text)]);
+        let prefix = std::env::var("CONFORMANCE_SERVER_PREFIX").unwrap_or_default();
+        let mut child = Child::start_behind(&prefix, &["server"], &[(SERVER_CONFIG, text)]);
         let line = child.line();
         let address = line
             .strip_prefix("listening ")

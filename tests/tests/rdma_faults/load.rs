@@ -1,0 +1,140 @@
+//! 64 calls of every kind that go on until they are stopped or fail, each checking every byte.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use futures_util::stream::{self, FuturesUnordered, StreamExt};
+use rdma_rpc::{Code, RequestSeen, Status};
+use rdma_rpc_tests::cases::support::{MIB, exchange, output, within};
+use rdma_rpc_tests::pattern::{checksum, payload};
+use rdma_rpc_tests::proto::StreamingInputCallRequest;
+use rdma_rpc_tests::proto::test_service_client::TestServiceClient;
+use tokio::task::JoinHandle;
+
+/// Calls at once.
+pub const CALLS: usize = 64;
+
+/// Messages of the longer streams, after which a new one begins.
+const STREAM_MESSAGES: u32 = 40;
+
+/// The calls.
+#[derive(Debug)]
+pub struct Load {
+    tasks: FuturesUnordered<JoinHandle<Result<(), Status>>>,
+    stop: Arc<AtomicBool>,
+    done: Arc<[AtomicU64; 4]>,
+}
+
+impl Load {
+    /// Begins all of them, and waits until each kind has brought something to its end.
+    pub async fn begin(client: &TestServiceClient) -> Load {
+        let stop = Arc::new(AtomicBool::new(false));
+        let done: Arc<[AtomicU64; 4]> = Arc::default();
+        let tasks = (0..CALLS)
+            .map(|number| {
+                let (client, stop, done) = (client.clone(), stop.clone(), done.clone());
+                tokio::spawn(async move {
+                    while !stop.load(Ordering::Relaxed) {
+                        once(&client, number % 4).await?;
+                        done[number % 4].fetch_add(1, Ordering::Relaxed);
+                    }
+                    Ok(())
+                })
+            })
+            .collect();
+        let load = Load { tasks, stop, done };
+        let begin = Instant::now();
+        while load.done.iter().any(|kind| kind.load(Ordering::Relaxed) == 0) {
+            assert!(begin.elapsed() < Duration::from_secs(20), "no calls: {:?}", load.done);
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        load
+    }
+
+    /// Calls that were done.
+    pub fn done(&self) -> u64 {
+        self.done.iter().map(|kind| kind.load(Ordering::Relaxed)).sum()
+    }
+
+    /// All of them end with UNAVAILABLE within `bound` of `since`, and say whether they may have
+    /// run. Gives the time the last took, and the statuses.
+    pub async fn die(
+        mut self,
+        since: Instant,
+        bound: Duration,
+        what: &str,
+    ) -> (Duration, Vec<Status>) {
+        let mut statuses = Vec::new();
+        while let Some(ended) = within(bound * 2, what, self.tasks.next()).await {
+            let status = ended.expect("a call does not panic").expect_err("it fails");
+            assert_eq!(status.code(), Code::Unavailable, "{what}: {status}");
+            assert_ne!(status.request_seen(), RequestSeen::Unknown, "{what}: {status}");
+            statuses.push(status);
+        }
+        let took = since.elapsed();
+        assert_eq!(statuses.len(), CALLS);
+        let ran = |status: &&Status| status.request_seen() == RequestSeen::MayHaveRun;
+        let may_have_run = statuses.iter().filter(ran).count();
+        let example = statuses.iter().find(ran).unwrap_or(&statuses[0]);
+        eprintln!(
+            "  {what}: 64 calls ended after {took:?} ({may_have_run} may have run): {example}"
+        );
+        assert!(took < bound, "{what}: after {took:?}, not {bound:?}");
+        assert!(may_have_run > 0, "{what}: calls were under way");
+        (took, statuses)
+    }
+
+    /// All of them end well once told to.
+    pub async fn finish(mut self, bound: Duration, what: &str) -> u64 {
+        self.stop.store(true, Ordering::Relaxed);
+        while let Some(ended) = within(bound, what, self.tasks.next()).await {
+            let result = ended.expect("a call does not panic");
+            result.unwrap_or_else(|status| panic!("{what}: a call failed: {status}"));
+        }
+        self.done()
+    }
+}
+
+/// One call of this kind.
+async fn once(client: &TestServiceClient, kind: usize) -> Result<(), Status> {
+    match kind {
+        0 => exchange(client, 100, 200).await,
+        1 => {
+            let wanted = output(&[1000, 50_000], STREAM_MESSAGES / 2);
+            let mut responses = client.streaming_output_call(wanted).await?.into_inner();
+            let mut count = 0;
+            while let Some(response) = responses.message().await? {
+                let bytes = if count % 2 == 0 { 1000 } else { 50_000 };
+                assert_eq!(response.number, count, "responses out of order");
+                assert!(response.payload == payload(bytes, bytes as u64), "{count} is changed");
+                count += 1;
+            }
+            assert_eq!(count, u64::from(STREAM_MESSAGES), "the stream was cut short");
+            Ok(())
+        }
+        2 => {
+            let sent = payload(30_000, 7);
+            let sum = checksum(&sent);
+            let messages = (0..STREAM_MESSAGES)
+                .map(move |_| StreamingInputCallRequest { payload: sent.clone() });
+            let reply = client.streaming_input_call(stream::iter(messages)).await?.into_inner();
+            let want = (0..STREAM_MESSAGES).fold(0_u64, |all, _| all.rotate_left(1) ^ sum);
+            assert_eq!((reply.messages, reply.checksum), (u64::from(STREAM_MESSAGES), want));
+            Ok(())
+        }
+        _ => exchange(client, MIB, MIB).await,
+    }
+}
+
+/// So many calls of every kind, one after the other in 16 lanes.
+pub async fn mixed(client: &TestServiceClient, count: usize) -> Result<(), Status> {
+    // Long ones are a tenth.
+    let kind = |number: usize| if number % 10 == 3 { 3 } else { number % 3 };
+    let calls = stream::iter((0..count).map(|number| once(client, kind(number))));
+    let mut calls = calls.buffer_unordered(16);
+    while let Some(result) = calls.next().await {
+        result?;
+    }
+    Ok(())
+}

@@ -1,0 +1,216 @@
+//! The two hosts in the virtual machine, and what can be done to the network between them.
+
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+/// Soft-RoCE in one network namespace, or Soft-iWARP in two.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Rxe,
+    Siw,
+}
+
+/// One of the hosts.
+#[derive(Debug, Clone)]
+pub struct Host {
+    /// Its address.
+    pub address: String,
+    /// Its RDMA device.
+    pub device: String,
+    /// Its network interface.
+    pub interface: &'static str,
+    prefix: String,
+}
+
+/// Both hosts, as `rdma-vm run` describes them. Dropping it heals the network.
+#[derive(Debug)]
+pub struct Net {
+    pub kind: Kind,
+    pub client: Host,
+    pub server: Host,
+}
+
+fn variable(name: &str) -> String {
+    std::env::var(name).unwrap_or_else(|_| panic!("set {name}: run this by scripts/rdma-vm"))
+}
+
+impl Host {
+    fn of(side: &str, interface: &'static str) -> Host {
+        let of = |what: &str| variable(&format!("RDMA_VM_{side}_{what}"));
+        Host { address: of("ADDRESS"), device: of("DEVICE"), interface, prefix: of("PREFIX") }
+    }
+
+    /// A command that is to run on this host.
+    fn command(&self, line: &str) -> Command {
+        let words: Vec<&str> = self.prefix.split_whitespace().chain(line.split(' ')).collect();
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]).stdin(Stdio::null());
+        command
+    }
+
+    fn run(&self, line: &str) {
+        let output = self.command(line).output().unwrap_or_else(|e| panic!("{line}: {e}"));
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{line}: {}: {text}", output.status);
+    }
+
+    /// Whether it worked.
+    fn try_to(&self, line: &str) -> bool {
+        let mut command = self.command(line);
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        command.status().is_ok_and(|status| status.success())
+    }
+
+    /// What it printed.
+    pub fn ask(&self, line: &str) -> String {
+        let output = self.command(line).output().unwrap_or_else(|e| panic!("{line}: {e}"));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// Begins to remove the host's RDMA device.
+    pub fn delete_device(&self) -> Deletion {
+        let line = format!("rdma link delete {}", self.device);
+        Deletion(self.command(&line).spawn().expect("rdma is a program"))
+    }
+}
+
+/// A device that is being removed.
+#[derive(Debug)]
+pub struct Deletion(Child);
+
+impl Deletion {
+    /// Waits for its end.
+    pub async fn done_within(mut self, limit: Duration, who: &str) -> Duration {
+        let begin = std::time::Instant::now();
+        loop {
+            if let Some(status) = self.0.try_wait().expect("a child can be awaited") {
+                assert!(status.success(), "deleting {who}: {status}");
+                return begin.elapsed();
+            }
+            if begin.elapsed() > limit {
+                let holders = std::fs::read_dir("/proc").map_or(0, Iterator::count);
+                panic!("{who} is held open: not deleted after {limit:?} ({holders} in /proc)");
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+impl Net {
+    pub fn from_environment() -> Net {
+        let kind = match variable("RDMA_VM_NET").as_str() {
+            "rxe" => Kind::Rxe,
+            "siw" => Kind::Siw,
+            other => panic!("RDMA_VM_NET is {other:?}; rxe and siw are known"),
+        };
+        let net = Net { kind, client: Host::of("CLIENT", "v0"), server: Host::of("SERVER", "v1") };
+        net.heal();
+        net
+    }
+
+    fn hosts(&self) -> [&Host; 2] {
+        [&self.client, &self.server]
+    }
+
+    /// Drops this share of the packets in each direction.
+    pub fn lose_percent(&self, percent: &str) {
+        for host in self.hosts() {
+            let dev = host.interface;
+            host.run(&format!("tc qdisc replace dev {dev} root netem loss {percent}% limit 20000"));
+        }
+    }
+
+    /// Drops what RDMA sends, and leaves alone what begins at the server's port.
+    pub fn drop_rdma_only(&self, port: u16) {
+        for host in self.hosts() {
+            let dev = host.interface;
+            host.run(&format!("tc qdisc add dev {dev} clsact"));
+            let filter = |pref: u32, rule: String| {
+                let at = format!("tc filter add dev {dev} egress pref {pref} protocol ip u32");
+                host.run(&format!("{at} {rule}"));
+            };
+            match self.kind {
+                Kind::Rxe => filter(
+                    1,
+                    "match ip protocol 17 0xff match ip dport 4791 0xffff action drop".into(),
+                ),
+                Kind::Siw => {
+                    // iWARP's own TCP connection has ports that nobody tells.
+                    let tcp = "match ip protocol 6 0xff";
+                    filter(1, format!("{tcp} match ip dport {port} 0xffff action pass"));
+                    filter(2, format!("{tcp} match ip sport {port} 0xffff action pass"));
+                    filter(3, format!("{tcp} action drop"));
+                }
+            }
+        }
+    }
+
+    /// Takes a host's interface down.
+    pub fn take_down(&self, host: &Host) {
+        host.run(&format!("ip link set {} down", host.interface));
+    }
+
+    /// Brings it up again, with the routes it had.
+    pub fn bring_up(&self, host: &Host) {
+        host.run(&format!("ip link set {} up", host.interface));
+        if self.kind != Kind::Rxe {
+            return;
+        }
+        // As the machine's own set-up does; the kernel forgets them with the link.
+        for (from, to, table) in
+            [(&self.client, &self.server, 10), (&self.server, &self.client, 11)]
+        {
+            let file = format!("/sys/class/net/{}/address", to.interface);
+            let mac = std::fs::read_to_string(file).expect("an interface has an address");
+            let (peer, dev, source) = (&to.address, from.interface, &from.address);
+            from.run(&format!("ip neighbour replace {peer} lladdr {} dev {dev}", mac.trim()));
+            from.run(&format!("ip route replace {peer}/32 dev {dev} src {source} table {table}"));
+        }
+        let (peer, source) = (&self.server.address, &self.client.address);
+        self.client.run(&format!("ip route replace {peer}/32 dev v0 src {source}"));
+    }
+
+    /// Makes a host's RDMA device again.
+    pub fn add_device(&self, host: &Host) {
+        let kind = if self.kind == Kind::Rxe { "rxe" } else { "siw" };
+        host.run(&format!("rdma link add {} type {kind} netdev {}", host.device, host.interface));
+    }
+
+    /// As it was in the beginning.
+    pub fn heal(&self) {
+        for host in self.hosts() {
+            let dev = host.interface;
+            host.try_to(&format!("tc qdisc del dev {dev} root"));
+            host.try_to(&format!("tc qdisc del dev {dev} clsact"));
+        }
+        for host in self.hosts() {
+            let state = std::path::Path::new("/sys/class/infiniband").join(&host.device);
+            if !state.exists() {
+                self.add_device(host);
+            }
+            if !host.ask(&format!("ip link show dev {}", host.interface)).contains(",UP") {
+                self.bring_up(host);
+            }
+        }
+    }
+
+    /// Queue pairs that a process has now.
+    pub fn queue_pairs(&self, process: u32) -> usize {
+        // Threads are listed by their own numbers.
+        let threads: Vec<String> = std::fs::read_dir(format!("/proc/{process}/task"))
+            .map(|threads| threads.filter_map(|t| t.ok()?.file_name().into_string().ok()).collect())
+            .unwrap_or_default();
+        let table = self.client.ask("rdma resource show qp");
+        let of = |line: &str| {
+            let pid = line.split(" pid ").nth(1).and_then(|rest| rest.split(' ').next());
+            pid.is_some_and(|pid| pid == process.to_string() || threads.iter().any(|t| t == pid))
+        };
+        table.lines().filter(|line| of(line)).count()
+    }
+}
+
+impl Drop for Net {
+    fn drop(&mut self) {
+        self.heal();
+    }
+}
