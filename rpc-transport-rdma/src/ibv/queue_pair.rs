@@ -483,6 +483,8 @@ impl Drop for IbvQueuePair {
         self.connection = None;
         // Before the seat is given up, so that nothing completes there any more.
         self.qp = None;
+        // Nothing can touch the memory now.
+        self.pd.end_registrations();
     }
 }
 

@@ -25,8 +25,13 @@ impl<Q: QueuePair> RingLink<Q> {
     pub(super) fn progress(&mut self) -> Result<(), LinkError> {
         loop {
             let mut batch = [NO_COMPLETION; BATCH];
-            let polled = self.queue_pair.poll(&mut batch).map_err(|error| verb_failed(&error));
-            let count = self.ending(polled)?;
+            let count = match self.queue_pair.poll(&mut batch) {
+                Ok(count) => count,
+                Err(error) => {
+                    let error = self.why_failed().unwrap_or_else(|| verb_failed(&error));
+                    return Err(self.end(error));
+                }
+            };
             // A batch is never cut short: what was taken from the queue is nowhere else.
             for completion in &batch[..count] {
                 let handled = self.completed(*completion);
@@ -213,15 +218,19 @@ impl<Q: QueuePair> RingLink<Q> {
         }
         // Receives complete in order: once the last has come back, nothing that arrived before
         // the failure can still be on its way to us.
-        let failed = self.ending.failed.clone()?;
+        self.ending.failed.as_ref()?;
         if self.receiver.receives_posted > 0 {
             return None;
         }
-        Some(if self.ending.failed_by_flush {
-            self.behind_the_flush().unwrap_or(failed)
-        } else {
-            failed
-        })
+        self.why_failed()
+    }
+
+    /// Why the queue pair has failed; `None` if only the device can say.
+    fn why_failed(&mut self) -> Option<LinkError> {
+        if self.ending.failed.is_some() && !self.ending.failed_by_flush {
+            return self.ending.failed.clone();
+        }
+        self.behind_the_flush().or_else(|| self.ending.failed.clone())
     }
 
     /// What made the queue pair flush, if the device or the bootstrap connection knows. The flush
@@ -231,7 +240,7 @@ impl<Q: QueuePair> RingLink<Q> {
             return Some(LinkError::closed(error.to_string()));
         }
         if self.ending.liveness_closed {
-            return None;
+            return self.ending.failed.clone();
         }
         // The link is over: nobody needs to be woken.
         let mut cx = Context::from_waker(Waker::noop());

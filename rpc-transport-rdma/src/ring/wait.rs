@@ -65,7 +65,7 @@ impl<Q: QueuePair> RingLink<Q> {
             && let Poll::Ready(reason) = liveness.poll_closed(cx)
         {
             self.ending.liveness_closed = true;
-            self.fail(gone(&reason), true);
+            self.fail(gone(&reason), false);
             return Poll::Ready(Ok(()));
         }
         if std::mem::take(&mut self.device_full) {

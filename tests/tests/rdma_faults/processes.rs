@@ -9,8 +9,9 @@ use rdma_rpc_tests::harness::Child;
 use super::load::Load;
 use super::scene::{KEEPALIVE_MS, Scene, Settings};
 
-/// How soon calls end whose peer's process is gone.
-const KILLED: Duration = Duration::from_secs(1);
+/// How soon calls end whose peer's process is gone: its socket closes at once. A second would do
+/// but for an emulated machine that others use as well.
+const KILLED: Duration = Duration::from_secs(3);
 
 /// How soon calls end whose peer is silent: a ping after the interval, its timeout, and as much
 /// again for a machine that is emulated.
@@ -36,7 +37,7 @@ async fn killed_server_busy() {
 }
 
 async fn killed_server_adaptive() {
-    killed_server(Progress::Adaptive, 3).await;
+    killed_server(Progress::Adaptive, 2).await;
 }
 
 async fn killed_server_event() {
@@ -141,8 +142,8 @@ async fn server_restarted_and_late() {
     scene.works_again(AGAIN, "late server").await;
     assert_eq!(scene.transport(), "rdma", "{:?}", scene.channel.chosen_because());
     let begin = Instant::now();
-    while exchange(&client, 10, 10).await.is_err() {
-        assert!(begin.elapsed() < AGAIN, "the client that was first does not recover");
+    while let Err(status) = exchange(&client, 10, 10).await {
+        assert!(begin.elapsed() < AGAIN, "the client that was first does not recover: {status}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert_eq!(early.info().map(|info| info.transport), Some("rdma"));
