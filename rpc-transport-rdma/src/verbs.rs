@@ -22,7 +22,7 @@
 //! * A full send queue is [`PostError::Full`]: back-pressure, not failure.
 
 use std::fmt;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 /// What a device offers to one queue pair.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -255,6 +255,13 @@ pub struct VerbError {
     pub context: String,
 }
 
+impl VerbError {
+    /// Whether it failed for want of memory: back-pressure where it can be waited for.
+    pub fn is_out_of_memory(&self) -> bool {
+        self.errno == rustix::io::Errno::NOMEM.raw_os_error()
+    }
+}
+
 impl fmt::Display for VerbError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let reason = std::io::Error::from_raw_os_error(self.errno);
@@ -281,6 +288,12 @@ pub trait QueuePair: Send + 'static {
 
     /// Registers `len` bytes of new, zeroed memory.
     fn register(&mut self, len: usize, access: Access) -> Result<Self::Region, VerbError>;
+
+    /// Registering was refused for want of memory: asks to be woken when some has been given back.
+    /// `false`: there may be some now.
+    fn wait_for_memory(&mut self, _waker: &Waker) -> bool {
+        false
+    }
 
     /// Posts a list of work requests with one doorbell: all or none.
     ///

@@ -208,7 +208,9 @@ impl RdmaConfig {
         // Soft-RoCE takes 7 for ever.
         within("rdma.retry_count", u64::from(self.retry_count), 0, 6)?;
         within("rdma.queue_depth", u64::from(self.queue_depth), 16, 16 * 1024)?;
-        bytes_within("rdma.memory_bytes", self.memory_bytes, 2 * MIB, 1 << 44)?;
+        // Otherwise the longest message that is announced could wait for memory for ever.
+        let least = self.bulk_pool_bytes.saturating_add(2 * self.ring_bytes).max(2 * MIB);
+        bytes_within("rdma.memory_bytes", self.memory_bytes, least, 1 << 44)?;
         check_ring(
             "rdma",
             self.spin_us,

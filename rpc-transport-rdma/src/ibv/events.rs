@@ -2,7 +2,7 @@
 //! (InfiniBand Architecture Specification 1.4, section 11.6.3).
 #![allow(unsafe_code)]
 
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
 use rustix::io::Errno;
@@ -81,25 +81,32 @@ fn take_events(device: &Device) -> Result<(), VerbError> {
     }
 }
 
-/// The event channel's descriptor, for the reactor.
-struct Watched(Arc<Device>);
+/// The event channel for the reactor, by a descriptor of its own: several queues of one runtime
+/// may watch one device, and a reactor takes each descriptor once.
+#[derive(Debug)]
+struct Watched {
+    device: Arc<Device>,
+    fd: OwnedFd,
+}
 
 impl AsRawFd for Watched {
     fn as_raw_fd(&self) -> RawFd {
-        self.0.as_fd().as_raw_fd()
+        self.fd.as_raw_fd()
     }
 }
 
 /// Watches a device's events in the current runtime, until it is aborted. Several may watch one
 /// device; whoever sees an event tells everybody.
 pub(super) fn watch(device: &Arc<Device>) -> Result<tokio::task::AbortHandle, VerbError> {
-    // SAFETY: the descriptor stays the same and open for as long as the value holds the device.
-    let fd = unsafe { AsyncFd::register(Watched(device.clone())) };
+    let fd = device.as_fd().try_clone_to_owned();
+    let fd = fd.map_err(|error| not_watched("a device's events", error))?;
+    // SAFETY: the descriptor stays the same and open for as long as the value lives.
+    let fd = unsafe { AsyncFd::register(Watched { device: device.clone(), fd }) };
     let fd = fd.map_err(|error| not_watched("a device's events", error.into()))?;
     let task = tokio::spawn(async move {
         while let Ok(mut guard) = fd.readable().await {
             guard.clear_ready();
-            let device = &fd.get_ref().0;
+            let device = &fd.get_ref().device;
             if let Err(error) = take_events(device) {
                 device.mark_gone(&error.to_string());
                 device.tell(None, &error.to_string());

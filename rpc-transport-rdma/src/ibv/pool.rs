@@ -10,6 +10,7 @@
 
 use std::ptr::{self, NonNull};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Waker;
 
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 
@@ -81,6 +82,10 @@ struct Arena {
 struct Inner {
     arenas: Vec<Option<Arena>>,
     mapped_bytes: usize,
+    /// Blocks that came back, ever.
+    returned: u64,
+    /// Who waits for one to come back.
+    waiting: Vec<Waker>,
 }
 
 /// The pool.
@@ -134,6 +139,23 @@ impl MemoryPool {
     #[cfg(test)]
     pub(super) fn mapped_bytes(&self) -> usize {
         self.lock().mapped_bytes
+    }
+
+    /// Blocks that came back, ever.
+    pub(super) fn returned(&self) -> u64 {
+        self.lock().returned
+    }
+
+    /// Asks to be woken when a block comes back; `false` if one has since `seen` had.
+    pub(super) fn wait(&self, seen: u64, waker: &Waker) -> bool {
+        let mut inner = self.lock();
+        if inner.returned != seen {
+            return false;
+        }
+        if !inner.waiting.iter().any(|kept| kept.will_wake(waker)) {
+            inner.waiting.push(waker.clone());
+        }
+        true
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
@@ -237,25 +259,37 @@ impl MemoryPool {
 
 impl Drop for Block {
     fn drop(&mut self) {
-        let mut inner = self.pool.lock();
-        match &self.place {
-            Place::Own(pages) => inner.mapped_bytes -= pages.len,
+        let (freed, waiting) = {
+            let mut inner = self.pool.lock();
+            inner.returned += 1;
+            (inner.give_back(&self.place), std::mem::take(&mut inner.waiting))
+        };
+        drop(freed);
+        for waker in waiting {
+            waker.wake();
+        }
+    }
+}
+
+impl Inner {
+    /// Takes a block back; the arena that is not needed any more.
+    fn give_back(&mut self, place: &Place) -> Option<Arena> {
+        match place {
+            Place::Own(pages) => {
+                self.mapped_bytes -= pages.len;
+                None
+            }
             Place::Arena { index, offset, order } => {
-                let spare = inner.arenas.iter().flatten().any(|arena| arena.buddy.is_idle());
-                let mut freed = None;
-                if let Some(slot) = inner.arenas.get_mut(*index)
-                    && let Some(arena) = slot
-                {
-                    arena.buddy.give_back(*offset, *order);
-                    // One idle arena is kept for the next connection.
-                    if arena.buddy.is_idle() && spare {
-                        freed = slot.take();
-                    }
+                let spare = self.arenas.iter().flatten().any(|arena| arena.buddy.is_idle());
+                let slot = self.arenas.get_mut(*index)?;
+                let arena = slot.as_mut()?;
+                arena.buddy.give_back(*offset, *order);
+                // One idle arena is kept for the next connection.
+                if !arena.buddy.is_idle() || !spare {
+                    return None;
                 }
-                if let Some(arena) = freed {
-                    inner.mapped_bytes -= arena.pages.len;
-                    drop(inner);
-                }
+                self.mapped_bytes -= arena.pages.len;
+                slot.take()
             }
         }
     }
@@ -303,6 +337,25 @@ mod tests {
         pool.take(2 * ARENA_BYTES).unwrap();
         drop(small);
         assert_eq!(pool.mapped_bytes(), ARENA_BYTES, "one idle arena is kept");
+    }
+
+    #[test]
+    fn who_waits_is_woken_when_something_comes_back() {
+        struct Count(std::sync::atomic::AtomicU32);
+        impl std::task::Wake for Count {
+            fn wake(self: Arc<Self>) {
+                self.0.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            }
+        }
+        let pool = MemoryPool::new(ARENA_BYTES);
+        let all = pool.take(ARENA_BYTES).unwrap();
+        pool.take(1).unwrap_err();
+        let (seen, count) = (pool.returned(), Arc::new(Count(0.into())));
+        let waker = Waker::from(count.clone());
+        assert!(pool.wait(seen, &waker) && pool.wait(seen, &waker));
+        drop(all);
+        assert_eq!(count.0.load(std::sync::atomic::Ordering::SeqCst), 1);
+        assert!(!pool.wait(seen, &waker), "something has come back since");
     }
 
     #[test]

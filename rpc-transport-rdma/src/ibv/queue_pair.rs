@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
@@ -60,6 +60,8 @@ pub struct IbvQueuePair {
     alarm: Option<Pin<Box<Sleep>>>,
     /// Our waker may be in the inbox.
     asleep: bool,
+    /// What the memory pool had taken back when it last refused us.
+    memory_seen: u64,
 }
 
 /// A connection's place at a shared completion queue.
@@ -134,6 +136,7 @@ impl IbvQueuePair {
             failure: None,
             alarm: None,
             asleep: false,
+            memory_seen: 0,
         })
     }
 
@@ -346,7 +349,16 @@ impl QueuePair for IbvQueuePair {
     }
 
     fn register(&mut self, len: usize, access: Access) -> Result<IbvRegion, VerbError> {
-        IbvRegion::new(&self.pd, len, access)
+        let registered = IbvRegion::new(&self.pd, len, access);
+        if registered.is_err() {
+            // After what was taken for this has come back.
+            self.memory_seen = self.pd.device().pool().returned();
+        }
+        registered
+    }
+
+    fn wait_for_memory(&mut self, waker: &Waker) -> bool {
+        self.pd.device().pool().wait(self.memory_seen, waker)
     }
 
     fn post_send(&mut self, list: &[WorkRequest<'_, IbvRegion>]) -> Result<(), PostError> {

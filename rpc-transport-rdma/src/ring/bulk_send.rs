@@ -122,28 +122,32 @@ impl<R: Region> BulkSendPool<R> {
                 && busy_bytes + class_bytes(len) <= self.limits.max_bytes)
     }
 
-    /// A buffer of `len` bytes to fill. The one reserved before and never committed is forgotten.
-    pub(super) fn reserve<Q>(
-        &mut self,
-        queue_pair: &mut Q,
-        len: usize,
-    ) -> Result<Option<&mut [u8]>, VerbError>
+    /// Makes a buffer of `len` bytes ready to be filled, if there is room. The one reserved before
+    /// and never committed is forgotten.
+    pub(super) fn prepare<Q>(&mut self, queue_pair: &mut Q, len: usize) -> Result<bool, VerbError>
     where
         Q: QueuePair<Region = R>,
     {
         self.forget_filling();
         if !self.has_room(len) {
-            return Ok(None);
+            return Ok(false);
         }
         let number = match self.best_idle(len) {
             Some(number) => number,
             None => self.register(queue_pair, len)?,
         };
-        let Some(Some(buffer)) = self.buffers.get_mut(number) else { return Ok(None) };
+        let Some(Some(buffer)) = self.buffers.get_mut(number) else { return Ok(false) };
         buffer.state = State::Filling(len);
         self.idle_bytes -= buffer.region.len();
         self.filling = Some(number);
-        Ok(Some(&mut buffer.region.bytes_mut()[..len]))
+        Ok(true)
+    }
+
+    /// The buffer that is being filled.
+    pub(super) fn filling(&mut self) -> Option<&mut [u8]> {
+        let buffer = self.buffers.get_mut(self.filling?)?.as_mut()?;
+        let State::Filling(len) = buffer.state else { return None };
+        Some(&mut buffer.region.bytes_mut()[..len])
     }
 
     /// The buffer last reserved is complete.
@@ -207,6 +211,16 @@ impl<R: Region> BulkSendPool<R> {
         }
     }
 
+    /// Gives an idle buffer back to the system, if there is one.
+    fn drop_idle(&mut self) -> bool {
+        let is_idle = |b: &Option<Buffer<R>>| b.as_ref().is_some_and(|b| b.state == State::Idle);
+        let number = self.buffers.iter().position(is_idle);
+        number.is_some_and(|number| {
+            self.drop_buffer(number);
+            true
+        })
+    }
+
     /// The shortest idle buffer that fits.
     fn best_idle(&self, len: usize) -> Option<usize> {
         let idle = self.buffers.iter().enumerate().filter_map(|(number, buffer)| {
@@ -227,15 +241,15 @@ impl<R: Region> BulkSendPool<R> {
             pool.registered_bytes + bytes > pool.limits.max_bytes
                 || pool.buffers.iter().flatten().count() >= pool.limits.max_buffers
         };
-        while too_much(self) {
-            let is_idle =
-                |b: &Option<Buffer<R>>| b.as_ref().is_some_and(|b| b.state == State::Idle);
-            match self.buffers.iter().position(is_idle) {
-                Some(number) => self.drop_buffer(number),
-                None => break, // `has_room` has excluded this
+        // `has_room` has said that idle ones suffice.
+        while too_much(self) && self.drop_idle() {}
+        let region = loop {
+            match queue_pair.register(bytes, Access::RemoteRead) {
+                // What lies idle here may be what is missing.
+                Err(error) if error.is_out_of_memory() && self.drop_idle() => {}
+                registered => break registered?,
             }
-        }
-        let region = queue_pair.register(bytes, Access::RemoteRead)?;
+        };
         let bytes = region.len();
         let buffer = Some(Buffer { region, generation: 0, state: State::Idle });
         let number = match self.buffers.iter().position(Option::is_none) {
@@ -286,7 +300,10 @@ mod tests {
         queue_pair: &mut SimQueuePair,
         len: usize,
     ) -> Option<BulkDescriptor> {
-        let buffer = pool.reserve(queue_pair, len).unwrap()?;
+        if !pool.prepare(queue_pair, len).unwrap() {
+            return None;
+        }
+        let buffer = pool.filling()?;
         assert_eq!(buffer.len(), len);
         pool.commit()
     }
@@ -332,10 +349,10 @@ mod tests {
         let mut queue_pair = queue_pair();
         let mut pool = pool(8192, 8192, 1);
         for _ in 0..5 {
-            assert!(pool.reserve(&mut queue_pair, 8000).unwrap().is_some());
+            assert!(pool.prepare(&mut queue_pair, 8000).unwrap());
         }
         assert!(pool.commit().is_some());
         assert!(pool.commit().is_none());
-        assert!(pool.reserve(&mut queue_pair, 1).unwrap().is_none());
+        assert!(!pool.prepare(&mut queue_pair, 1).unwrap());
     }
 }

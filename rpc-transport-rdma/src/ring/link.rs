@@ -18,7 +18,7 @@ use super::layout::finish_frame;
 use super::pull_pool::PullPool;
 use super::send_queue::SendQueue;
 use super::staging::Staging;
-use crate::verbs::{QueuePair, Region, RemoteAddr};
+use crate::verbs::{QueuePair, Region, RemoteAddr, VerbError};
 
 /// What is needed to send.
 pub(super) struct Sender<R> {
@@ -123,6 +123,8 @@ pub struct RingLink<Q: QueuePair> {
     pub(super) ending: Ending,
     /// The last request that took a data slot was a READ: where slots are short, data is next.
     pub(super) read_was_last: bool,
+    /// There was no memory to register; bulk waits for some.
+    pub(super) starved: bool,
     /// The device refused a post though slots were free; try again soon.
     pub(super) device_full: bool,
     pub(super) transport: &'static str,
@@ -255,10 +257,15 @@ impl<Q: QueuePair> FrameSink for RingLink<Q> {
         if self.send_is_over() {
             return Ok(None);
         }
-        let reserved = self.bulk_out.reserve(&mut self.queue_pair, len);
-        let buffer = reserved.map_err(|error| verb_failed(&error))?;
-        self.sender.want_bulk = if buffer.is_none() { Some(len) } else { None };
-        Ok(buffer)
+        self.sender.want_bulk = None;
+        match self.bulk_out.prepare(&mut self.queue_pair, len) {
+            Ok(true) => return Ok(self.bulk_out.filling()),
+            Ok(false) => {}
+            Err(error) if error.is_out_of_memory() => self.starve(&error),
+            Err(error) => return Err(verb_failed(&error)),
+        }
+        self.sender.want_bulk = Some(len);
+        Ok(None)
     }
 
     /// # Panics
@@ -270,6 +277,7 @@ impl<Q: QueuePair> FrameSink for RingLink<Q> {
     fn bulk_release(&mut self, descriptor: &BulkDescriptor) -> Result<(), LinkError> {
         self.check_over()?;
         let released = self.bulk_out.release(descriptor);
+        self.starved = false;
         self.ending(released)
     }
 
@@ -287,6 +295,15 @@ impl<Q: QueuePair> FrameSink for RingLink<Q> {
 }
 
 impl<Q: QueuePair> RingLink<Q> {
+    /// There is no memory to register: bulk waits until some is given back, by this link or by
+    /// another one of the device.
+    pub(super) fn starve(&mut self, error: &VerbError) {
+        if !self.starved {
+            tracing::warn!(peer = %self.peer, %error, "a long message waits for memory");
+        }
+        self.starved = true;
+    }
+
     fn check_described(
         &self,
         descriptor: &BulkDescriptor,

@@ -144,6 +144,7 @@ impl<Q: QueuePair> Prepared<Q> {
             receiver,
             ending: Ending::default(),
             read_was_last: false,
+            starved: false,
             device_full: false,
             queue_pair: self.queue_pair,
             liveness: self.liveness,

@@ -61,6 +61,11 @@ impl<R: Region> PullPool<R> {
         Arc::new(PullPool { limits, inner: Mutex::new(inner) })
     }
 
+    /// Whether an idle buffer fits.
+    pub(super) fn has_idle(&self, len: usize) -> bool {
+        self.lock().idle.iter().any(|region| fits(region.len(), len))
+    }
+
     /// Whether a message of `len` bytes would find a buffer now.
     pub(super) fn has_room(&self, len: usize) -> bool {
         let inner = self.lock();
@@ -106,11 +111,27 @@ impl<R: Region> PullPool<R> {
             }
         }
         // Only this thread registers; what others do in between gives room, and takes none.
-        let region = queue_pair.register(bytes, Access::ReadTarget)?;
+        let region = loop {
+            match queue_pair.register(bytes, Access::ReadTarget) {
+                // What lies idle here may be what is missing.
+                Err(error) if error.is_out_of_memory() && self.drop_idle() => {}
+                registered => break registered?,
+            }
+        };
         let mut inner = self.lock();
         inner.buffers += 1;
         inner.registered_bytes += region.len();
         Ok(Some(region))
+    }
+
+    /// Gives an idle buffer back to the system, if there is one.
+    fn drop_idle(&self) -> bool {
+        let mut inner = self.lock();
+        let Some(region) = inner.idle.pop() else { return false };
+        inner.idle_bytes -= region.len();
+        inner.registered_bytes -= region.len();
+        inner.buffers -= 1;
+        true
     }
 
     /// Takes a buffer back that no work request can touch any more.

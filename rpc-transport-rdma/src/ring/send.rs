@@ -228,8 +228,15 @@ impl<Q: QueuePair> RingLink<Q> {
         if !self.pulls.has_room() {
             return Ok(false);
         }
-        let taken = self.pull_pool.take(&mut self.queue_pair, len);
-        let Some(region) = taken.map_err(|error| verb_failed(&error))? else { return Ok(false) };
+        let region = match self.pull_pool.take(&mut self.queue_pair, len) {
+            Ok(Some(region)) => region,
+            Ok(None) => return Ok(false),
+            Err(error) if error.is_out_of_memory() => {
+                self.starve(&error);
+                return Ok(false);
+            }
+            Err(error) => return Err(verb_failed(&error)),
+        };
         self.receiver.want_pull = None;
         self.pulls.begin(ticket, described.at, len, region);
         self.post_reads();

@@ -30,12 +30,17 @@ impl<Q: QueuePair> RingLink<Q> {
             sender.want_room = None;
             ready = true;
         }
-        if sender.want_bulk.is_some_and(|len| self.bulk_out.has_room(len)) {
+        let starved = self.starved;
+        if !starved && sender.want_bulk.is_some_and(|len| self.bulk_out.has_room(len)) {
             sender.want_bulk = None;
             ready = true;
         }
         let pull = self.receiver.want_pull;
-        if pull.is_some_and(|len| self.pulls.has_room() && self.pull_pool.has_room(len)) {
+        let has_room = |len| {
+            let reusable = self.pull_pool.has_idle(len);
+            self.pulls.has_room() && (reusable || (!starved && self.pull_pool.has_room(len)))
+        };
+        if pull.is_some_and(has_room) {
             self.receiver.want_pull = None;
             ready = true;
         }
@@ -49,9 +54,15 @@ impl<Q: QueuePair> RingLink<Q> {
         if self.receiver.want_pull.is_some() {
             self.pull_pool.wake_on_return(cx.waker());
             let len = self.receiver.want_pull.unwrap_or_default();
-            if self.pulls.has_room() && self.pull_pool.has_room(len) {
+            let room =
+                self.pull_pool.has_idle(len) || (!self.starved && self.pull_pool.has_room(len));
+            if self.pulls.has_room() && room {
                 return Poll::Ready(Ok(()));
             }
+        }
+        if self.starved && !self.queue_pair.wait_for_memory(cx.waker()) {
+            self.starved = false;
+            return Poll::Ready(Ok(()));
         }
         match self.queue_pair.poll_event(cx) {
             Poll::Pending => {}

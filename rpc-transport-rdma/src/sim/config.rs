@@ -25,6 +25,8 @@ pub struct SimConfig {
     pub wake_spuriously: u32,
     /// Chance that a post finds the queue full though it is not.
     pub post_full: u32,
+    /// Chance that bulk memory is refused.
+    pub no_memory: u32,
     /// Steps a request waits for a receive before the queue pair fails.
     pub rnr_limit_steps: u64,
     /// Steps until a request to a dead peer fails.
@@ -46,6 +48,7 @@ impl Default for SimConfig {
             show: 700,
             wake_spuriously: 5,
             post_full: 0,
+            no_memory: 0,
             rnr_limit_steps: 200,
             retry_limit_steps: 50,
             flush_delay_steps: 40,
@@ -70,6 +73,7 @@ impl SimConfig {
             show: rng.pick(&speeds),
             wake_spuriously: rng.pick(&[0, 0, 2, 20]),
             post_full: rng.pick(&[0, 0, 0, 20]),
+            no_memory: rng.pick(&[0, 0, 0, 600]),
             rnr_limit_steps: 200,
             retry_limit_steps: 1 + rng.below(100),
             flush_delay_steps: 1 + rng.below(100),

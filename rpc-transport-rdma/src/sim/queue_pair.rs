@@ -90,6 +90,12 @@ impl QueuePair for SimQueuePair {
     fn register(&mut self, len: usize, access: Access) -> Result<SimRegion, VerbError> {
         let memory = Memory::new(len);
         let mut state = self.fabric.lock();
+        let state = &mut *state;
+        let bulk = matches!(access, Access::RemoteRead | Access::ReadTarget);
+        if bulk && state.rng.chance(state.qps[self.index].config.no_memory) {
+            let errno = rustix::io::Errno::NOMEM.raw_os_error();
+            return Err(VerbError { verb: "register", errno, context: "as the seed says".into() });
+        }
         let rkey = loop {
             let rkey = state.rng.bits() as u32;
             if !state.qps[self.index].regions.contains_key(&rkey) {
@@ -99,7 +105,6 @@ impl QueuePair for SimQueuePair {
         let base = (state.rng.bits() >> 16) & !0xFFF;
         let registered = Registered { base, len, access, memory: memory.clone() };
         state.qps[self.index].regions.insert(rkey, registered);
-        drop(state);
         let at = RemoteAddr { addr: base, rkey };
         Ok(SimRegion::new(self.fabric.clone(), self.index, memory, at, len, access))
     }
