@@ -10,7 +10,8 @@
 //!
 //! * Work requests of one queue pair execute in the order they were posted. A signalled one
 //!   completes only after everything before it is done, and its completion frees the send-queue
-//!   slots of all before it.
+//!   slots of all before it. READs alone may complete later than what was posted after them
+//!   (Soft-iWARP does so: what it has sent is done, while a READ waits for its response).
 //! * The data of a WRITE is in the peer's memory before the completion of the immediate that
 //!   came with or after it is seen there. A plain WRITE has no completion at the peer.
 //! * Each immediate (and each SEND) consumes one posted receive of the peer. With none posted the

@@ -210,10 +210,11 @@ impl IbvQueuePair {
             self.fail_because(None);
         }
         if !id.is_receive() {
-            self.last_send = id.number_after(self.last_send);
-            return Completion { what: Completed::Send { id: self.last_send }, status };
+            let number = id.number_near(self.last_send);
+            self.last_send = number.max(self.last_send);
+            return Completion { what: Completed::Send { id: number }, status };
         }
-        let number = id.number_after(self.receives_completed);
+        let number = id.number_near(self.receives_completed);
         self.receives_completed += 1;
         if status != Status::Success {
             return Completion { what: Completed::Receive { imm: 0 }, status };

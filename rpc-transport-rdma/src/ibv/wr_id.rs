@@ -45,9 +45,11 @@ impl WrId {
         (self.0 >> KEY_SHIFT) as u32 & WrId::KEY_MASK
     }
 
-    /// The whole number, which is at most 2^40 - 1 after `before`.
-    pub(super) fn number_after(self, before: u64) -> u64 {
-        before.wrapping_add(self.0.wrapping_sub(before) & LOW_MASK)
+    /// The whole number, which is less than 2^39 away from `near`: READs may be overtaken.
+    pub(super) fn number_near(self, near: u64) -> u64 {
+        let ahead = self.0.wrapping_sub(near) & LOW_MASK;
+        let sign = 1 << (KEY_SHIFT - 1);
+        near.wrapping_add((ahead ^ sign).wrapping_sub(sign))
     }
 }
 
@@ -58,9 +60,9 @@ mod tests {
     #[test]
     fn says_all_of_it() {
         let id = WrId::send(5, 77);
-        assert_eq!((id.is_receive(), id.key(), id.number_after(0)), (false, 5, 77));
+        assert_eq!((id.is_receive(), id.key(), id.number_near(0)), (false, 5, 77));
         let id = WrId::receive(WrId::KEY_MASK, 78);
-        assert_eq!((id.is_receive(), id.key(), id.number_after(70)), (true, WrId::KEY_MASK, 78));
+        assert_eq!((id.is_receive(), id.key(), id.number_near(70)), (true, WrId::KEY_MASK, 78));
         assert_eq!(WrId::from_raw(id.raw()), id);
     }
 
@@ -68,8 +70,9 @@ mod tests {
     fn numbers_go_on_beyond_forty_bits() {
         let number = (3u64 << 40) + 2;
         let id = WrId::send(9, number);
-        assert_eq!(id.number_after((3 << 40) - 10), number);
-        assert_eq!(id.number_after(number), number);
+        assert_eq!(id.number_near((3 << 40) - 10), number);
+        assert_eq!(id.number_near(number), number);
+        assert_eq!(id.number_near(number + 5), number, "backwards, over the wrap");
         assert_eq!(id.key(), 9);
     }
 }

@@ -18,6 +18,8 @@ struct Signaled {
     /// Staging memory before this position is free once it completed.
     staging_end: u64,
     what: Kind,
+    /// Completed before a READ that was posted earlier.
+    done: bool,
 }
 
 /// What a signalled request was.
@@ -119,7 +121,7 @@ impl SendQueue {
         if signaled {
             self.last_signaled = self.posted;
             self.staging_signaled = staging_end;
-            self.log.push_back(Signaled { id: self.posted, staging_end, what });
+            self.log.push_back(Signaled { id: self.posted, staging_end, what, done: false });
         }
     }
 
@@ -128,22 +130,30 @@ impl SendQueue {
         self.log.iter().find(|entry| entry.id == id).map_or(Kind::Plain, |entry| entry.what)
     }
 
-    /// A request succeeded.
+    /// A request succeeded. Only READs may be overtaken, by what was posted after them; slots and
+    /// staging memory are freed in order all the same.
     pub(super) fn completed(&mut self, id: u64) -> Result<Kind, LinkError> {
-        match self.log.front() {
-            Some(first) if first.id == id => {
-                let what = first.what;
-                self.completed = id;
-                self.staging_done = first.staging_end;
-                self.log.pop_front();
-                Ok(what)
+        let overtakable = |entry: &Signaled| entry.done || matches!(entry.what, Kind::Read { .. });
+        let at = self.log.iter().position(|entry| entry.id == id && !entry.done);
+        let what = match at {
+            Some(at) if self.log.range(..at).all(overtakable) => {
+                self.log[at].done = true;
+                self.log[at].what
             }
-            first => Err(LinkError::io(format!(
-                "completion of request {id} came where request {:?} was expected: a stale \
-                 completion, or one out of order",
-                first.map(|f| f.id)
-            ))),
+            _ => {
+                let expected = self.log.iter().find(|entry| !entry.done).map(|entry| entry.id);
+                return Err(LinkError::io(format!(
+                    "completion of request {id} came where request {expected:?} was expected: a \
+                     stale completion, or one out of order"
+                )));
+            }
+        };
+        while let Some(first) = self.log.front().filter(|entry| entry.done) {
+            self.completed = first.id;
+            self.staging_done = first.staging_end;
+            self.log.pop_front();
         }
+        Ok(what)
     }
 }
 
@@ -151,6 +161,23 @@ impl SendQueue {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn only_reads_are_overtaken_and_slots_come_back_in_order() {
+        let mut queue = SendQueue::new(16, 16 * 1024);
+        queue.posted(1, 0, true, Kind::Read { pull: 3 });
+        queue.posted(2, 64, true, Kind::Plain);
+        queue.posted(1, 128, true, Kind::Plain);
+        let message = queue.completed(4).unwrap_err().to_string();
+        assert!(message.contains("request 4"), "a burst was overtaken: {message}");
+        assert_eq!(queue.completed(3).unwrap(), Kind::Plain);
+        assert_eq!((queue.free(), queue.staging_done()), (12, 0), "the READ is under way");
+        assert!(queue.completed(3).is_err(), "twice");
+        assert_eq!(queue.completed(1).unwrap(), Kind::Read { pull: 3 });
+        assert_eq!((queue.free(), queue.staging_done()), (15, 64));
+        assert_eq!(queue.completed(4).unwrap(), Kind::Plain);
+        assert_eq!((queue.free(), queue.staging_done()), (16, 128));
+    }
 
     #[test]
     fn a_stale_completion_is_named() {

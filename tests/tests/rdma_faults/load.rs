@@ -13,7 +13,7 @@ use rdma_rpc_tests::proto::test_service_client::TestServiceClient;
 use tokio::task::JoinHandle;
 
 /// Calls at once.
-pub const CALLS: usize = 64;
+pub(crate) const CALLS: usize = 64;
 
 /// Messages of a stream, after which a new one begins.
 const STREAM_MESSAGES: u32 = 10;
@@ -31,7 +31,7 @@ fn kind_of(lane: usize) -> usize {
 
 /// The calls.
 #[derive(Debug)]
-pub struct Load {
+pub(crate) struct Load {
     tasks: FuturesUnordered<JoinHandle<Result<(), Status>>>,
     stop: Arc<AtomicBool>,
     done: Arc<[AtomicU64; 4]>,
@@ -39,7 +39,7 @@ pub struct Load {
 
 impl Load {
     /// Begins all of them, and waits until each kind has brought something to its end.
-    pub async fn begin(client: &TestServiceClient) -> Load {
+    pub(crate) async fn begin(client: &TestServiceClient) -> Load {
         let stop = Arc::new(AtomicBool::new(false));
         let done: Arc<[AtomicU64; 4]> = Arc::default();
         let tasks = (0..CALLS)
@@ -55,23 +55,26 @@ impl Load {
                 })
             })
             .collect();
-        let load = Load { tasks, stop, done };
+        let mut load = Load { tasks, stop, done };
         let begin = Instant::now();
         while load.done.iter().any(|kind| kind.load(Ordering::Relaxed) == 0) {
             assert!(begin.elapsed() < Duration::from_secs(20), "no calls: {:?}", load.done);
-            tokio::time::sleep(Duration::from_millis(10)).await;
+            let pause = Duration::from_millis(10);
+            if let Ok(Some(ended)) = tokio::time::timeout(pause, load.tasks.next()).await {
+                panic!("a call failed before anything was done to it: {ended:?}");
+            }
         }
         load
     }
 
     /// Calls that were done.
-    pub fn done(&self) -> u64 {
+    pub(crate) fn done(&self) -> u64 {
         self.done.iter().map(|kind| kind.load(Ordering::Relaxed)).sum()
     }
 
     /// All of them end with UNAVAILABLE within `bound` of `since`, and say whether they may have
     /// run. Gives the time the last took, and the statuses.
-    pub async fn die(
+    pub(crate) async fn die(
         mut self,
         since: Instant,
         bound: Duration,
@@ -98,7 +101,7 @@ impl Load {
     }
 
     /// All of them end well once told to.
-    pub async fn finish(mut self, bound: Duration, what: &str) -> u64 {
+    pub(crate) async fn finish(mut self, bound: Duration, what: &str) -> u64 {
         self.stop.store(true, Ordering::Relaxed);
         while let Some(ended) = within(bound, what, self.tasks.next()).await {
             let result = ended.expect("a call does not panic");
@@ -140,7 +143,7 @@ async fn once(client: &TestServiceClient, kind: usize) -> Result<(), Status> {
 }
 
 /// So many calls of every kind, one after the other in 16 lanes.
-pub async fn mixed(client: &TestServiceClient, count: usize) -> Result<(), Status> {
+pub(crate) async fn mixed(client: &TestServiceClient, count: usize) -> Result<(), Status> {
     let kind = |number: usize| if number % 40 == 3 { 3 } else { [0, 0, 0, 1, 2][number % 5] };
     let calls = stream::iter((0..count).map(|number| once(client, kind(number))));
     let mut calls = calls.buffer_unordered(16);

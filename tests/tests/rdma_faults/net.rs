@@ -5,29 +5,29 @@ use std::time::Duration;
 
 /// Soft-RoCE in one network namespace, or Soft-iWARP in two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub(crate) enum Kind {
     Rxe,
     Siw,
 }
 
 /// One of the hosts.
 #[derive(Debug, Clone)]
-pub struct Host {
+pub(crate) struct Host {
     /// Its address.
-    pub address: String,
+    pub(crate) address: String,
     /// Its RDMA device.
-    pub device: String,
+    pub(crate) device: String,
     /// Its network interface.
-    pub interface: &'static str,
+    pub(crate) interface: &'static str,
     prefix: String,
 }
 
 /// Both hosts, as `rdma-vm run` describes them. Dropping it heals the network.
 #[derive(Debug)]
-pub struct Net {
-    pub kind: Kind,
-    pub client: Host,
-    pub server: Host,
+pub(crate) struct Net {
+    pub(crate) kind: Kind,
+    pub(crate) client: Host,
+    pub(crate) server: Host,
 }
 
 fn variable(name: &str) -> String {
@@ -62,13 +62,13 @@ impl Host {
     }
 
     /// What it printed.
-    pub fn ask(&self, line: &str) -> String {
+    pub(crate) fn ask(&self, line: &str) -> String {
         let output = self.command(line).output().unwrap_or_else(|e| panic!("{line}: {e}"));
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
     /// Begins to remove the host's RDMA device.
-    pub fn delete_device(&self) -> Deletion {
+    pub(crate) fn delete_device(&self) -> Deletion {
         let line = format!("rdma link delete {}", self.device);
         Deletion(self.command(&line).spawn().expect("rdma is a program"))
     }
@@ -76,11 +76,11 @@ impl Host {
 
 /// A device that is being removed.
 #[derive(Debug)]
-pub struct Deletion(Child);
+pub(crate) struct Deletion(Child);
 
 impl Deletion {
     /// Waits for its end.
-    pub async fn done_within(mut self, limit: Duration, who: &str) -> Duration {
+    pub(crate) async fn done_within(mut self, limit: Duration, who: &str) -> Duration {
         let begin = std::time::Instant::now();
         loop {
             if let Some(status) = self.0.try_wait().expect("a child can be awaited") {
@@ -97,7 +97,7 @@ impl Deletion {
 }
 
 impl Net {
-    pub fn from_environment() -> Net {
+    pub(crate) fn from_environment() -> Net {
         let kind = match variable("RDMA_VM_NET").as_str() {
             "rxe" => Kind::Rxe,
             "siw" => Kind::Siw,
@@ -113,7 +113,7 @@ impl Net {
     }
 
     /// Drops this share of the packets in each direction.
-    pub fn lose_percent(&self, percent: &str) {
+    pub(crate) fn lose_percent(&self, percent: &str) {
         for host in self.hosts() {
             let dev = host.interface;
             host.run(&format!("tc qdisc replace dev {dev} root netem loss {percent}% limit 20000"));
@@ -121,7 +121,7 @@ impl Net {
     }
 
     /// Drops what RDMA sends, and leaves alone what begins at the server's port.
-    pub fn drop_rdma_only(&self, port: u16) {
+    pub(crate) fn drop_rdma_only(&self, port: u16) {
         for host in self.hosts() {
             let dev = host.interface;
             host.run(&format!("tc qdisc add dev {dev} clsact"));
@@ -146,12 +146,12 @@ impl Net {
     }
 
     /// Takes a host's interface down.
-    pub fn take_down(&self, host: &Host) {
+    pub(crate) fn take_down(&self, host: &Host) {
         host.run(&format!("ip link set {} down", host.interface));
     }
 
     /// Brings it up again, with the routes it had.
-    pub fn bring_up(&self, host: &Host) {
+    pub(crate) fn bring_up(&self, host: &Host) {
         host.run(&format!("ip link set {} up", host.interface));
         if self.kind != Kind::Rxe {
             return;
@@ -171,13 +171,13 @@ impl Net {
     }
 
     /// Makes a host's RDMA device again.
-    pub fn add_device(&self, host: &Host) {
+    pub(crate) fn add_device(&self, host: &Host) {
         let kind = if self.kind == Kind::Rxe { "rxe" } else { "siw" };
         host.run(&format!("rdma link add {} type {kind} netdev {}", host.device, host.interface));
     }
 
     /// As it was in the beginning.
-    pub fn heal(&self) {
+    pub(crate) fn heal(&self) {
         for host in self.hosts() {
             let dev = host.interface;
             host.try_to(&format!("tc qdisc del dev {dev} root"));
@@ -195,7 +195,7 @@ impl Net {
     }
 
     /// Queue pairs that a process has now.
-    pub fn queue_pairs(&self, process: u32) -> usize {
+    pub(crate) fn queue_pairs(&self, process: u32) -> usize {
         // Threads are listed by their own numbers.
         let threads: Vec<String> = std::fs::read_dir(format!("/proc/{process}/task"))
             .map(|threads| threads.filter_map(|t| t.ok()?.file_name().into_string().ok()).collect())

@@ -12,14 +12,14 @@ use rdma_rpc_tests::proto::test_service_client::TestServiceClient;
 use super::net::Net;
 
 /// Milliseconds of quiet before a ping, and for its answer.
-pub const KEEPALIVE_MS: (u64, u64) = (500, 1000);
+pub(crate) const KEEPALIVE_MS: (u64, u64) = (500, 1000);
 
 /// Resident memory may grow so much: arenas and buffers that are kept for the next connection.
 const GROWTH_BYTES: u64 = 48 << 20;
 
 /// What a process holds when it is at rest.
 #[derive(Debug, Clone, Copy)]
-pub struct Held {
+pub(crate) struct Held {
     files: u64,
     threads: u64,
     queue_pairs: usize,
@@ -54,31 +54,31 @@ impl Held {
 
 /// A server and a channel.
 #[derive(Debug)]
-pub struct Scene {
-    pub world: World,
-    pub channel: Channel,
-    pub client: TestServiceClient,
-    pub net: Net,
+pub(crate) struct Scene {
+    pub(crate) world: World,
+    pub(crate) channel: Channel,
+    pub(crate) client: TestServiceClient,
+    pub(crate) net: Net,
     tuning: Tuning,
 }
 
 /// What a scene changes of the configuration.
 #[derive(Debug, Clone, Copy)]
-pub struct Settings {
-    pub progress: Progress,
-    pub keepalive_ms: (u64, u64),
+pub(crate) struct Settings {
+    pub(crate) progress: Progress,
+    pub(crate) keepalive_ms: (u64, u64),
     /// `rdma` or `auto`.
-    pub scheme: &'static str,
+    pub(crate) scheme: &'static str,
 }
 
 impl Settings {
-    pub fn new(scheme: &'static str) -> Settings {
+    pub(crate) fn new(scheme: &'static str) -> Settings {
         Settings { progress: Progress::Adaptive, keepalive_ms: KEEPALIVE_MS, scheme }
     }
 }
 
 impl Scene {
-    pub async fn set(settings: Settings) -> Scene {
+    pub(crate) async fn set(settings: Settings) -> Scene {
         let net = Net::from_environment();
         let mut tuning = Tuning::default();
         for keepalive in [&mut tuning.client.keepalive, &mut tuning.server.keepalive] {
@@ -104,17 +104,17 @@ impl Scene {
     }
 
     /// Another channel to the same server.
-    pub fn other_channel(&self, scheme: &str) -> Channel {
+    pub(crate) fn other_channel(&self, scheme: &str) -> Channel {
         open(&self.world, scheme, &self.tuning)
     }
 
     /// What the channel's connection is made of; empty while there is none.
-    pub fn transport(&self) -> &'static str {
+    pub(crate) fn transport(&self) -> &'static str {
         self.channel.info().map_or("", |info| info.transport)
     }
 
     /// The server's bootstrap port.
-    pub fn port(&self) -> u16 {
+    pub(crate) fn port(&self) -> u16 {
         let port = self.world.address().rsplit(':').next().and_then(|port| port.parse().ok());
         port.expect("an address has a port")
     }
@@ -124,27 +124,27 @@ impl Scene {
     }
 
     /// What this process holds now, with a connection that is at rest.
-    pub fn client_holds(&self) -> Held {
+    pub(crate) fn client_holds(&self) -> Held {
         Held::of(&self.net, std::process::id())
     }
 
     /// What the server holds now.
-    pub fn server_holds(&self) -> Held {
+    pub(crate) fn server_holds(&self) -> Held {
         Held::of(&self.net, self.server_process())
     }
 
     /// After a while this process holds no more than before.
-    pub async fn client_holds_no_more_than(&self, before: &Held) {
+    pub(crate) async fn client_holds_no_more_than(&self, before: &Held) {
         no_more(before, "client", || self.client_holds()).await;
     }
 
     /// After a while the server holds no more than before.
-    pub async fn server_holds_no_more_than(&self, before: &Held) {
+    pub(crate) async fn server_holds_no_more_than(&self, before: &Held) {
         no_more(before, "server", || self.server_holds()).await;
     }
 
     /// Sends a signal to the server.
-    pub fn signal_server(&self, signal: &str) {
+    pub(crate) fn signal_server(&self, signal: &str) {
         let process = self.server_process().to_string();
         let status = std::process::Command::new("kill").args([signal, &process]).status();
         assert!(status.expect("kill is a program").success(), "kill {signal}");
@@ -152,7 +152,7 @@ impl Scene {
 
     /// Calls until one works, within `bound`; every failure says that it was never sent, or at
     /// least whether. Gives the time it took.
-    pub async fn works_again(&self, bound: Duration, what: &str) -> Duration {
+    pub(crate) async fn works_again(&self, bound: Duration, what: &str) -> Duration {
         let begin = Instant::now();
         while let Err(status) = exchange(&self.client, 1000, 1000).await {
             check_says_enough(&status);
@@ -169,7 +169,7 @@ impl Scene {
     }
 
     /// The status names the peer, the transport and the device.
-    pub fn check_names(&self, statuses: &[Status]) {
+    pub(crate) fn check_names(&self, statuses: &[Status]) {
         for status in statuses.iter().filter(|s| s.request_seen() == RequestSeen::MayHaveRun) {
             let text = status.message();
             for word in ["rdma", self.world.address(), &self.net.client.device] {
@@ -185,7 +185,7 @@ fn open(world: &World, scheme: &str, tuning: &Tuning) -> Channel {
 }
 
 /// A failed call says whether it may have run.
-pub fn check_says_enough(status: &Status) {
+pub(crate) fn check_says_enough(status: &Status) {
     assert_ne!(status.request_seen(), RequestSeen::Unknown, "{status}");
     assert!(status.message().len() > 20, "{status}");
 }
@@ -204,7 +204,7 @@ async fn no_more(before: &Held, who: &str, now: impl Fn() -> Held) {
 }
 
 /// Files of this process that are RDMA devices.
-pub fn open_devices() -> Vec<String> {
+pub(crate) fn open_devices() -> Vec<String> {
     let entries = std::fs::read_dir("/proc/self/fd").expect("a process sees its files");
     let links = entries.filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok());
     let names = links.map(|link| link.to_string_lossy().into_owned());
@@ -212,6 +212,6 @@ pub fn open_devices() -> Vec<String> {
 }
 
 /// Open files, to say in a failure.
-pub fn open_files() -> u64 {
+pub(crate) fn open_files() -> u64 {
     observe::open_files()
 }
