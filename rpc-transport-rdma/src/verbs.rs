@@ -315,7 +315,7 @@ pub trait QueuePair: Send + 'static {
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), VerbError>>;
 
     /// Why the queue pair has failed, where the device knows more than the completions say.
-    fn failure(&self) -> Option<VerbError> {
+    fn failure(&mut self) -> Option<VerbError> {
         None
     }
 

@@ -178,10 +178,19 @@ impl IbvQueuePair {
         if self.failing.is_none()
             && let Some(why) = self.seat.inbox.failure()
         {
-            let errno = Errno::NODEV.raw_os_error();
-            let error = VerbError { verb: "ibv_get_async_event", errno, context: why.to_owned() };
+            let error = device_says(why);
             self.fail_because(Some(error));
         }
+    }
+
+    /// iWARP: that the connection manager says so.
+    fn disconnected(&mut self, cx: &mut Context<'_>) -> Option<VerbError> {
+        let Poll::Ready(why) = self.connection.as_mut()?.poll_closed(cx) else { return None };
+        Some(VerbError {
+            verb: "rdma_get_cm_event",
+            errno: Errno::CONNRESET.raw_os_error(),
+            context: format!("{}: {why}", self.device_name()),
+        })
     }
 
     /// Whether nothing more can complete.
@@ -323,6 +332,12 @@ impl IbvQueuePair {
     }
 }
 
+/// What others have noticed of the device.
+fn device_says(why: &str) -> VerbError {
+    let errno = Errno::NODEV.raw_os_error();
+    VerbError { verb: "ibv_get_async_event", errno, context: why.to_owned() }
+}
+
 fn status_of(status: ibv_wc_status::Type) -> Status {
     match status {
         ibv_wc_status::IBV_WC_SUCCESS => Status::Success,
@@ -451,15 +466,9 @@ impl QueuePair for IbvQueuePair {
 
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), VerbError>> {
         self.notice_failure();
-        if let Some(connection) = &mut self.connection
-            && self.failing.is_none()
-            && let Poll::Ready(why) = connection.poll_closed(cx)
+        if self.failing.is_none()
+            && let Some(error) = self.disconnected(cx)
         {
-            let error = VerbError {
-                verb: "rdma_get_cm_event",
-                errno: Errno::CONNRESET.raw_os_error(),
-                context: format!("{}: {why}", self.device_name()),
-            };
             self.fail_because(Some(error));
             return Poll::Ready(Ok(()));
         }
@@ -482,7 +491,13 @@ impl QueuePair for IbvQueuePair {
         }
     }
 
-    fn failure(&self) -> Option<VerbError> {
+    fn failure(&mut self) -> Option<VerbError> {
+        if self.failure.is_none() {
+            self.failure = match self.seat.inbox.failure() {
+                Some(why) => Some(device_says(why)),
+                None => self.disconnected(&mut Context::from_waker(Waker::noop())),
+            };
+        }
         self.failure.clone()
     }
 

@@ -46,8 +46,26 @@ pub(super) fn completion_failed(what: &str, status: Status) -> LinkError {
              (remote access error)"
         )),
         Status::Other(number) => {
-            LinkError::io(format!("{what}: the device completed it with status {number}"))
+            let name = other_name(number);
+            LinkError::io(format!("{what}: the device completed it with status {number} ({name})"))
         }
+    }
+}
+
+/// What the verbs call a completion status (`enum ibv_wc_status`; InfiniBand Architecture
+/// Specification 1.4, section 11.6.2).
+fn other_name(status: u32) -> &'static str {
+    match status {
+        1 => "local length error",
+        2 => "local queue pair operation error",
+        4 => "local protection error",
+        7 => "bad response",
+        8 => "local access error",
+        11 => "remote operation error: the peer's device could not do it",
+        16 => "the peer aborted the operation",
+        19 => "fatal error of the device",
+        21 => "general error of the device",
+        _ => "see enum ibv_wc_status",
     }
 }
 
