@@ -79,8 +79,8 @@ async fn blackholed_idle() {
 async fn rdma_packets_dropped() {
     let mut scene = Scene::set(Settings::new("auto")).await;
     let load = Load::begin(&scene.client).await;
+    scene.net.drop_rdma_only(scene.port()).await;
     let begin = Instant::now();
-    scene.net.drop_rdma_only(scene.port());
     let (_, statuses) = load.die(begin, SILENT, "RDMA packets dropped").await;
     scene.check_names(&statuses);
     scene.works_again(AGAIN, "by TCP").await;

@@ -108,6 +108,10 @@ impl Net {
         net
     }
 
+    fn kind_name(&self) -> &'static str {
+        if self.kind == Kind::Rxe { "rxe" } else { "siw" }
+    }
+
     fn hosts(&self) -> [&Host; 2] {
         [&self.client, &self.server]
     }
@@ -120,28 +124,36 @@ impl Net {
         }
     }
 
-    /// Drops what RDMA sends, and leaves alone what begins at the server's port.
-    pub(crate) fn drop_rdma_only(&self, port: u16) {
-        for host in self.hosts() {
+    /// Drops what RDMA sends, and leaves alone what begins at the server's port. The caller's
+    /// runtime goes on meanwhile.
+    pub(crate) async fn drop_rdma_only(&self, port: u16) {
+        let commands = self.hosts().map(|host| {
             let dev = host.interface;
-            host.run(&format!("tc qdisc add dev {dev} clsact"));
-            let filter = |pref: u32, rule: String| {
-                let at = format!("tc filter add dev {dev} egress pref {pref} protocol ip u32");
-                host.run(&format!("{at} {rule}"));
+            let filter = |pref: u32, rule: &str| {
+                format!("tc filter add dev {dev} egress pref {pref} protocol ip u32 {rule}")
             };
+            let tcp = "match ip protocol 6 0xff";
+            let mut lines = vec![format!("tc qdisc add dev {dev} clsact")];
             match self.kind {
-                Kind::Rxe => filter(
-                    1,
-                    "match ip protocol 17 0xff match ip dport 4791 0xffff action drop".into(),
-                ),
-                Kind::Siw => {
-                    // iWARP's own TCP connection has ports that nobody tells.
-                    let tcp = "match ip protocol 6 0xff";
-                    filter(1, format!("{tcp} match ip dport {port} 0xffff action pass"));
-                    filter(2, format!("{tcp} match ip sport {port} 0xffff action pass"));
-                    filter(3, format!("{tcp} action drop"));
+                Kind::Rxe => {
+                    let rule = "match ip protocol 17 0xff match ip dport 4791 0xffff action drop";
+                    lines.push(filter(1, rule));
                 }
+                // iWARP's own TCP connection has ports that nobody tells.
+                Kind::Siw => lines.extend([
+                    filter(1, &format!("{tcp} match ip dport {port} 0xffff action pass")),
+                    filter(2, &format!("{tcp} match ip sport {port} 0xffff action pass")),
+                    filter(3, &format!("{tcp} action drop")),
+                ]),
             }
+            let mut command = host.command("sh -c");
+            command.arg(lines.join(" && "));
+            command
+        });
+        for mut command in commands {
+            let run = tokio::task::spawn_blocking(move || command.status());
+            let status = run.await.expect("no panic").expect("sh is a program");
+            assert!(status.success(), "dropping packets: {status}");
         }
     }
 
@@ -172,7 +184,7 @@ impl Net {
 
     /// Makes a host's RDMA device again.
     pub(crate) fn add_device(&self, host: &Host) {
-        let kind = if self.kind == Kind::Rxe { "rxe" } else { "siw" };
+        let kind = self.kind_name();
         host.run(&format!("rdma link add {} type {kind} netdev {}", host.device, host.interface));
     }
 
@@ -186,7 +198,11 @@ impl Net {
         for host in self.hosts() {
             let state = std::path::Path::new("/sys/class/infiniband").join(&host.device);
             if !state.exists() {
-                self.add_device(host);
+                let kind = self.kind_name();
+                host.try_to(&format!(
+                    "rdma link add {} type {kind} netdev {}",
+                    host.device, host.interface
+                ));
             }
             if !host.ask(&format!("ip link show dev {}", host.interface)).contains(",UP") {
                 self.bring_up(host);

@@ -87,6 +87,9 @@ impl Scene {
         // Both ends are on one machine, where auto would go on by shared memory.
         tuning.client.transports = vec![Allowed::Rdma, Allowed::Tcp];
         tuning.server.transports = vec![Allowed::Rdma, Allowed::Tcp];
+        // On one machine each end would also find the other's device.
+        tuning.client.rdma.device = net.client.device.clone();
+        tuning.server.rdma.device = net.server.device.clone();
         tuning.client.rdma.progress = settings.progress;
         tuning.server.rdma.progress = settings.progress;
         tuning.client.handshake_timeout_ms = 4000;
