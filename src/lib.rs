@@ -21,6 +21,7 @@ mod channel;
 pub mod config;
 mod server;
 mod transport;
+mod workers;
 
 pub use channel::Channel;
 #[doc(hidden)]

@@ -9,11 +9,12 @@ use std::time::Duration;
 use rdma_rpc_core::codegen::Service;
 use rdma_rpc_core::server::Router;
 use rdma_rpc_transport_tcp::{Listener, Socket};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 
 use crate::config::{ConfigError, ListenAddress, ServerConfig};
 use crate::transport::Acceptor;
+use crate::workers::Workers;
 
 /// After an `accept` that failed for want of file descriptors or memory, wait this long.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -28,6 +29,8 @@ impl Server {
         ServerBuilder {
             config: ServerConfig::from_env(),
             listen: Vec::new(),
+            workers: None,
+            pin_workers: None,
             router: Router::new(),
         }
     }
@@ -38,6 +41,8 @@ impl Server {
 pub struct ServerBuilder {
     config: Result<ServerConfig, ConfigError>,
     listen: Vec<Result<ListenAddress, ConfigError>>,
+    workers: Option<u32>,
+    pin_workers: Option<bool>,
     router: Router,
 }
 
@@ -54,6 +59,22 @@ impl ServerBuilder {
     #[must_use]
     pub fn listen(mut self, address: impl AsRef<str>) -> ServerBuilder {
         self.listen.push(address.as_ref().parse());
+        self
+    }
+
+    /// Serves connections on this many threads of the server's own, each connection on one of
+    /// them for life; 0: in the runtime the server is started in. Tasks that handlers spawn live
+    /// on the thread of their connection. Replaces the configuration's `workers`.
+    #[must_use]
+    pub fn workers(mut self, workers: u32) -> ServerBuilder {
+        self.workers = Some(workers);
+        self
+    }
+
+    /// Whether each worker stays on a CPU of its own. Replaces the configuration's `pin_workers`.
+    #[must_use]
+    pub fn pin_workers(mut self, pin: bool) -> ServerBuilder {
+        self.pin_workers = Some(pin);
         self
     }
 
@@ -74,6 +95,8 @@ impl ServerBuilder {
             config.listen =
                 self.listen.into_iter().collect::<Result<_, _>>().map_err(ServeError::Config)?;
         }
+        config.workers = self.workers.unwrap_or(config.workers);
+        config.pin_workers = self.pin_workers.unwrap_or(config.pin_workers);
         config.validate().map_err(ServeError::Config)?;
         if config.listen.is_empty() {
             return Err(ServeError::NoAddress);
@@ -86,7 +109,14 @@ impl ServerBuilder {
             listeners
                 .push(listener.map_err(|error| ServeError::Listen(address.to_string(), error))?);
         }
-        Ok(BoundServer { config, acceptor: Arc::new(acceptor), listeners })
+        let workers = match config.workers as usize {
+            0 => None,
+            count => {
+                let started = Workers::start(count, config.pin_workers);
+                Some(Arc::new(started.map_err(ServeError::Workers)?))
+            }
+        };
+        Ok(BoundServer { config, acceptor: Arc::new(acceptor), listeners, workers })
     }
 
     /// Listens and serves until the future is dropped.
@@ -117,6 +147,7 @@ pub struct BoundServer {
     config: ServerConfig,
     acceptor: Arc<Acceptor>,
     listeners: Vec<Listener>,
+    workers: Option<Arc<Workers>>,
 }
 
 impl BoundServer {
@@ -134,61 +165,107 @@ impl BoundServer {
     /// returns.
     pub async fn serve_with_shutdown(self, signal: impl Future<Output = ()>) {
         let (stop, stopped) = watch::channel(false);
-        let places = Arc::new(Semaphore::new(self.config.limits.max_connections as usize));
+        let max_connections = self.config.limits.max_connections;
+        let places = Arc::new(Semaphore::new(max_connections as usize));
         let mut accepting = JoinSet::new();
         for listener in self.listeners {
             let address = listener.local_address().to_string();
             tracing::info!(%address, "listening");
-            let (acceptor, places) = (Arc::clone(&self.acceptor), Arc::clone(&places));
-            accepting.spawn(accept_all(listener, acceptor, places, stopped.clone()));
+            let accepting_one = Accepting {
+                acceptor: Arc::clone(&self.acceptor),
+                workers: self.workers.clone(),
+                places: Arc::clone(&places),
+                stopped: stopped.clone(),
+            };
+            accepting.spawn(accepting_one.accept_all(listener));
         }
         drop(stopped);
         signal.await;
         stop.send_replace(true);
         tracing::info!("shutting down: no new calls; open ones may finish");
         while accepting.join_next().await.is_some() {}
+        if let Some(workers) = self.workers {
+            // Each connection holds its place to its end, so that with all places there is none.
+            drop(places.acquire_many(max_connections).await);
+            if let Some(workers) = Arc::into_inner(workers) {
+                workers.end().await;
+            }
+        }
     }
 }
 
-/// Accepts on one listener until told to stop, and then waits for its connections to end.
-async fn accept_all(
-    listener: Listener,
+/// What accepting connections takes.
+#[derive(Clone)]
+struct Accepting {
     acceptor: Arc<Acceptor>,
+    workers: Option<Arc<Workers>>,
     places: Arc<Semaphore>,
-    mut stopped: watch::Receiver<bool>,
-) {
-    let mut connections = JoinSet::new();
-    loop {
-        let told = async { drop(stopped.wait_for(|stopped| *stopped).await) };
-        tokio::select! {
-            () = told => break,
-            Some(_) = connections.join_next() => {}
-            accepted = listener.accept() => match accepted {
-                Ok(socket) => {
-                    let acceptor = Arc::clone(&acceptor);
-                    let (places, stopped) = (Arc::clone(&places), stopped.clone());
-                    connections.spawn(serve_one(acceptor, socket, places, stopped));
-                }
-                Err(error) => {
-                    tracing::warn!(address = %listener.local_address(), %error, "cannot accept");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
-            },
+    stopped: watch::Receiver<bool>,
+}
+
+impl Accepting {
+    /// Accepts on one listener until told to stop, and then waits for the connections that are
+    /// served here to end.
+    async fn accept_all(self, listener: Listener) {
+        let mut connections = JoinSet::new();
+        let mut stopped = self.stopped.clone();
+        loop {
+            let told = async { drop(stopped.wait_for(|stopped| *stopped).await) };
+            tokio::select! {
+                () = told => break,
+                Some(_) = connections.join_next() => {}
+                accepted = listener.accept() => match accepted {
+                    Ok(socket) => self.begin(socket, &mut connections),
+                    Err(error) => {
+                        let address = listener.local_address();
+                        tracing::warn!(%address, %error, "cannot accept");
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                    }
+                },
+            }
+        }
+        drop(listener);
+        while connections.join_next().await.is_some() {}
+    }
+
+    /// Gives a connection to a worker, or serves it among those that are served here.
+    fn begin(&self, socket: Socket, here: &mut JoinSet<()>) {
+        let acceptor = Arc::clone(&self.acceptor);
+        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
+            here.spawn(async move { acceptor.turn_away(socket).await });
+            return;
+        };
+        let stopped = self.stopped.clone();
+        let Some(workers) = &self.workers else {
+            here.spawn(serve_one(acceptor, socket, place, stopped));
+            return;
+        };
+        let socket = match socket.detach() {
+            Ok(socket) => socket,
+            Err(error) => {
+                tracing::warn!(%error, "cannot give a connection to a worker");
+                return;
+            }
+        };
+        let job = move || async move {
+            match socket.attach() {
+                Ok(socket) => serve_one(acceptor, socket, place, stopped).await,
+                Err(error) => tracing::warn!(%error, "a worker cannot take a connection"),
+            }
+        };
+        if let Err(job) = workers.run(Box::new(move || Box::pin(job()))) {
+            tracing::error!("no worker is left alive; serving in the runtime of the server");
+            here.spawn(async move { job().await });
         }
     }
-    drop(listener);
-    while connections.join_next().await.is_some() {}
 }
 
 async fn serve_one(
     acceptor: Arc<Acceptor>,
     socket: Socket,
-    places: Arc<Semaphore>,
+    place: OwnedSemaphorePermit,
     mut stopped: watch::Receiver<bool>,
 ) {
-    let Ok(place) = places.try_acquire_owned() else {
-        return acceptor.turn_away(socket).await;
-    };
     // The guard that `wait_for` gives must not live across an await.
     let mut told = std::pin::pin!(async move { drop(stopped.wait_for(|stopped| *stopped).await) });
     let accepted = tokio::select! {
@@ -216,6 +293,8 @@ pub enum ServeError {
     NoAddress,
     /// An address cannot be listened on.
     Listen(String, io::Error),
+    /// The workers cannot be started.
+    Workers(io::Error),
 }
 
 impl fmt::Display for ServeError {
@@ -226,6 +305,7 @@ impl fmt::Display for ServeError {
                 "no address to listen on: call ServerBuilder::listen, set `listen` in the file, \
                  or set RDMA_RPC_LISTEN (host:port)",
             ),
+            ServeError::Workers(error) => write!(f, "cannot start the workers: {error}"),
             ServeError::Listen(address, error) => write!(f, "cannot listen on {address}: {error}"),
         }
     }

@@ -70,8 +70,8 @@ impl Options {
         Ok(options)
     }
 
-    /// `st`, `st-pin` and `spin`: one thread; `mt`: two workers. `st-pin` and `spin` keep the
-    /// client on CPU 0 and the server on CPU 1.
+    /// `st`, `st-pin` and `spin`: one thread; `mt` and `spin-mt`: two workers. `st-pin` and `spin`
+    /// keep the client on CPU 0 and the server on CPU 1.
     pub(crate) fn runtime(&self) -> tokio::runtime::Runtime {
         if matches!(self.rt.as_str(), "st-pin" | "spin") {
             pin(match self.role {
@@ -79,7 +79,7 @@ impl Options {
                 Role::Server => 1,
             });
         }
-        let mut builder = if self.rt == "mt" {
+        let mut builder = if matches!(self.rt.as_str(), "mt" | "spin-mt") {
             let mut builder = tokio::runtime::Builder::new_multi_thread();
             builder.worker_threads(2);
             builder
@@ -91,7 +91,7 @@ impl Options {
 
     fn progress(&self) -> Progress {
         match self.rt.as_str() {
-            "spin" => Progress::Busy,
+            "spin" | "spin-mt" => Progress::Busy,
             _ if self.transport.ends_with("-event") => Progress::Event,
             _ => Progress::Adaptive,
         }

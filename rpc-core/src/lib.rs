@@ -7,7 +7,9 @@
 //!       link.rs       ordered, reliable frames (implemented by the transports)
 //! ```
 //!
-//! Programs use the facade, `rdma-rpc`; transports use [`link`] and [`upgrade`].
+//! `poll_set.rs` is where a runtime polls for all its connections at once.
+//!
+//! Programs use the facade, `rdma-rpc`; transports use [`link`], [`poll_set`] and [`upgrade`].
 #![forbid(unsafe_code)]
 
 pub mod client;
@@ -19,6 +21,7 @@ pub mod extensions;
 pub mod link;
 pub mod memory;
 pub mod metadata;
+pub mod poll_set;
 pub mod request;
 pub mod response;
 pub mod server;

@@ -25,6 +25,8 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 
+use crate::poll_set::PollSet;
+
 /// What a link can carry. Fixed for the life of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LinkLimits {
@@ -150,6 +152,17 @@ pub trait Link: FrameSink + Send + 'static {
     /// waker. Spurious readiness is allowed. An error means the connection has ended; a peer that
     /// closed in order is [`LinkErrorKind::Closed`].
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LinkError>>;
+
+    /// As [`Link::poll_ready`], but woken by `set`, which polls, instead of by the kernel. A link
+    /// that cannot be looked at without a system call is woken by the kernel all the same.
+    fn poll_ready_in(
+        &mut self,
+        cx: &mut Context<'_>,
+        set: &PollSet,
+    ) -> Poll<Result<(), LinkError>> {
+        let _ = set;
+        self.poll_ready(cx)
+    }
 
     /// Begins an orderly close after everything committed has been flushed: the peer's `receive`
     /// still gets all of it and then a [`LinkErrorKind::Closed`] error.

@@ -25,6 +25,8 @@
 use std::fmt;
 use std::task::{Context, Poll, Waker};
 
+use rdma_rpc_core::poll_set::PollSet;
+
 /// What a device offers to one queue pair.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Caps {
@@ -317,6 +319,18 @@ pub trait QueuePair: Send + 'static {
     /// Why the queue pair has failed, where the device knows more than the completions say.
     fn failure(&mut self) -> Option<VerbError> {
         None
+    }
+
+    /// As [`QueuePair::poll_event`], but woken by `set`, which polls, instead of by the kernel:
+    /// nothing is armed, so the peer (or the NIC) makes no effort to wake us. What only the
+    /// kernel can tell still wakes through it.
+    fn poll_event_in(
+        &mut self,
+        cx: &mut Context<'_>,
+        set: &PollSet,
+    ) -> Poll<Result<(), VerbError>> {
+        let _ = set;
+        self.poll_event(cx)
     }
 
     /// Moves the queue pair to the error state: everything outstanding will flush.

@@ -70,6 +70,29 @@ pub enum Socket {
     Unix(UnixStream),
 }
 
+/// A socket in no runtime.
+#[derive(Debug)]
+pub struct DetachedSocket(Detached);
+
+#[derive(Debug)]
+enum Detached {
+    Tcp(std::net::TcpStream),
+    Unix(std::os::unix::net::UnixStream),
+}
+
+impl DetachedSocket {
+    /// Puts the socket into the runtime this is called in.
+    ///
+    /// # Errors
+    /// If the runtime cannot watch it.
+    pub fn attach(self) -> io::Result<Socket> {
+        Ok(match self.0 {
+            Detached::Tcp(stream) => Socket::Tcp(TcpStream::from_std(stream)?),
+            Detached::Unix(stream) => Socket::Unix(UnixStream::from_std(stream)?),
+        })
+    }
+}
+
 /// Runs the same expression on whichever stream there is.
 macro_rules! on_stream {
     ($socket:expr, $stream:ident => $call:expr) => {
@@ -149,6 +172,17 @@ impl Socket {
             }
         }
         Ok(())
+    }
+
+    /// Takes the socket out of its runtime, to be put into another.
+    ///
+    /// # Errors
+    /// If it cannot be taken out.
+    pub fn detach(self) -> io::Result<DetachedSocket> {
+        Ok(DetachedSocket(match self {
+            Socket::Tcp(stream) => Detached::Tcp(stream.into_std()?),
+            Socket::Unix(stream) => Detached::Unix(stream.into_std()?),
+        }))
     }
 
     /// Whether this is a Unix socket.

@@ -55,7 +55,7 @@ impl Default for ClientConfig {
 
 impl Layered for ClientConfig {
     fn knows(key: &str) -> bool {
-        key != "listen"
+        !matches!(key, "listen" | "workers" | "pin_workers")
     }
 
     fn check(&self) -> Result<(), ConfigError> {

@@ -25,15 +25,18 @@ enum As {
     List,
     Number,
     Size,
+    Switch,
 }
 
 /// The variables, how they are read, and the keys they set.
-const VARIABLES: [(&str, As, &[&str]); 11] = [
+const VARIABLES: [(&str, As, &[&str]); 13] = [
     ("RDMA_RPC_TARGET", As::Text, &["target"]),
     ("RDMA_RPC_LISTEN", As::List, &["listen"]),
     ("RDMA_RPC_TRANSPORTS", As::List, &["transports"]),
     ("RDMA_RPC_CONNECT_TIMEOUT_MS", As::Number, &["connect_timeout_ms"]),
     ("RDMA_RPC_HANDSHAKE_TIMEOUT_MS", As::Number, &["handshake_timeout_ms"]),
+    ("RDMA_RPC_WORKERS", As::Number, &["workers"]),
+    ("RDMA_RPC_PIN_WORKERS", As::Switch, &["pin_workers"]),
     ("RDMA_RPC_MAX_MESSAGE_BYTES", As::Size, &["limits.max_message_bytes"]),
     ("RDMA_RPC_MAX_SEND_MESSAGE_BYTES", As::Size, &["limits.max_send_message_bytes"]),
     ("RDMA_RPC_LOCAL_ADDRESS", As::Text, &["tcp.local_address"]),
@@ -161,6 +164,9 @@ fn value_of(text: &str, how: As) -> Result<Value, ConfigError> {
             .parse::<u32>()
             .map(|number| Value::Integer(i64::from(number)))
             .map_err(|_| ConfigError::new(format!("{text:?} is not a whole number"))),
+        As::Switch => text.parse().map(Value::Boolean).map_err(|_| {
+            ConfigError::new(format!("{text:?} is not a switch: write true or false"))
+        }),
         As::Size => {
             parse_size(text).map(|bytes| Value::Integer(bytes as i64)).map_err(ConfigError::new)
         }

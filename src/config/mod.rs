@@ -14,6 +14,8 @@
 //! target = "auto://kv.internal:7400"     # client: auto | rdma | shm | tcp, or unix:/path
 //! # listen = ["0.0.0.0:7400"]            # server instead of target
 //! transports = ["rdma", "shm", "tcp"]    # those allowed
+//! workers = 0                            # server: threads of its own; 0: the caller's runtime
+//! pin_workers = false                    # server: each on a CPU of its own
 //! connect_timeout_ms = 5000              # client
 //! handshake_timeout_ms = 5000
 //! [keepalive]
@@ -35,6 +37,8 @@
 //! | `RDMA_RPC_TRANSPORTS` | `transports`, separated by commas |
 //! | `RDMA_RPC_CONNECT_TIMEOUT_MS` | `connect_timeout_ms` (client) |
 //! | `RDMA_RPC_HANDSHAKE_TIMEOUT_MS` | `handshake_timeout_ms` |
+//! | `RDMA_RPC_WORKERS` | `workers` (server) |
+//! | `RDMA_RPC_PIN_WORKERS` | `pin_workers`: `true` or `false` (server) |
 //! | `RDMA_RPC_MAX_MESSAGE_BYTES` | `limits.max_message_bytes` |
 //! | `RDMA_RPC_MAX_SEND_MESSAGE_BYTES` | `limits.max_send_message_bytes` |
 //! | `RDMA_RPC_LOCAL_ADDRESS` | `tcp.local_address` |

@@ -13,6 +13,9 @@ use super::sections::{
 use super::values::listen;
 use super::{ConfigError, ListenAddress, Transport};
 
+/// The most workers a server may have.
+const MAX_WORKERS: u64 = 1024;
+
 /// A server's configuration; see the [module](super) for its sources.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -25,6 +28,11 @@ pub struct ServerConfig {
     pub transports: Vec<Transport>,
     /// How long a client's handshake may take. Default 5000.
     pub handshake_timeout_ms: u64,
+    /// Threads that serve connections, each connection on one of them for life; 0: connections
+    /// are served in the runtime the server is started in. Default 0.
+    pub workers: u32,
+    /// Whether each worker stays on a CPU of its own, of those the process may use. Default no.
+    pub pin_workers: bool,
     /// `[keepalive]`
     pub keepalive: KeepaliveConfig,
     /// `[limits]`
@@ -43,6 +51,8 @@ impl Default for ServerConfig {
             listen: Vec::new(),
             transports: vec![Transport::Rdma, Transport::Shm, Transport::Tcp],
             handshake_timeout_ms: 5000,
+            workers: 0,
+            pin_workers: false,
             keepalive: KeepaliveConfig::default(),
             limits: LimitsConfig::default(),
             rdma: RdmaConfig::default(),
@@ -60,6 +70,11 @@ impl Layered for ServerConfig {
     fn check(&self) -> Result<(), ConfigError> {
         check_transports(&self.transports)?;
         within("handshake_timeout_ms", self.handshake_timeout_ms, 1, MAX_TIMEOUT_MS)?;
+        within("workers", u64::from(self.workers), 0, MAX_WORKERS)?;
+        if self.pin_workers && self.workers == 0 {
+            let text = "there are no workers to pin: set workers to their number";
+            return Err(ConfigError::new(text).with_key("pin_workers"));
+        }
         self.keepalive.check()?;
         self.limits.check()?;
         self.rdma.check()?;
@@ -122,6 +137,10 @@ setters!(ServerConfig {
     transports: Vec<Transport> => std::convert::identity;
     /// Sets the handshake timeout.
     handshake_timeout_ms: u64 => std::convert::identity;
+    /// Sets the number of workers; 0 for none.
+    workers: u32 => std::convert::identity;
+    /// Sets whether each worker stays on a CPU of its own.
+    pin_workers: bool => std::convert::identity;
     /// Sets the keepalive section.
     keepalive: KeepaliveConfig => std::convert::identity;
     /// Sets the limits.
@@ -158,5 +177,35 @@ mod tests {
         let config = layers::resolve(ServerConfig::default(), &vars).unwrap();
         assert_eq!(config.listen.len(), 2);
         assert_eq!(config.listen[1], "unix:/run/s".parse().unwrap());
+    }
+
+    #[test]
+    fn workers_come_from_the_file_and_the_environment() {
+        let config = ServerConfig::from_toml("workers = 4\npin_workers = true").unwrap();
+        assert_eq!((config.workers, config.pin_workers), (4, true));
+        for (text, line, want) in [
+            ("\npin_workers = true", 2, "no workers to pin"),
+            ("workers = 5000", 1, "0 to 1024"),
+            ("workers = -1", 1, "workers"),
+        ] {
+            let error = ServerConfig::from_toml(text).unwrap_err();
+            assert!(error.line() == Some(line) && error.to_string().contains(want), "{error}");
+        }
+        let resolve = |pin: &'static str| {
+            layers::resolve(ServerConfig::default(), &move |name: &str| {
+                Ok(match name {
+                    "RDMA_RPC_WORKERS" => Some("3".to_string()),
+                    "RDMA_RPC_PIN_WORKERS" => Some(pin.to_string()),
+                    _ => None,
+                })
+            })
+        };
+        assert_eq!(resolve("false").unwrap(), ServerConfig::default().workers(3));
+        assert!(resolve("true").unwrap().pin_workers);
+        let error = resolve("yes").unwrap_err().to_string();
+        assert!(
+            error.contains("RDMA_RPC_PIN_WORKERS") && error.contains("true or false"),
+            "{error}"
+        );
     }
 }

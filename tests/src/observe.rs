@@ -19,6 +19,20 @@ pub fn resident_bytes() -> u64 {
     statm.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok()).unwrap_or(0) * 4096
 }
 
+/// What a process has in memory, in bytes, shared pages counted by its share of them.
+pub fn proportional_bytes(process: u32) -> u64 {
+    let rollup = fs::read_to_string(format!("/proc/{process}/smaps_rollup"))
+        .unwrap_or_else(|error| panic!("the memory of process {process}: {error}"));
+    let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:")).expect("a Pss line");
+    line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number of KiB") * 1024
+}
+
+/// The thread this runs on.
+pub fn thread() -> String {
+    let thread = std::thread::current();
+    format!("{:?} {}", thread.id(), thread.name().unwrap_or(""))
+}
+
 /// Tasks of this runtime that have not ended.
 pub fn alive_tasks() -> u64 {
     tokio::runtime::Handle::current().metrics().num_alive_tasks() as u64

@@ -263,6 +263,7 @@ impl TestService for Conformance {
             resident_bytes: observe::resident_bytes(),
             alive_tasks: observe::alive_tasks(),
             process: u64::from(std::process::id()),
+            thread: observe::thread(),
         }))
     }
 }

@@ -8,6 +8,7 @@ mod one_process {
     conformance_tests!(everywhere, Place::one(Transport::Shm));
     conformance_tests!(sockets, Place::one(Transport::Shm));
     conformance_tests!(rings, Place::one(Transport::Shm));
+    conformance_tests!(shared_memory, Place::one(Transport::Shm));
 }
 
 mod two_processes {
@@ -17,4 +18,5 @@ mod two_processes {
     conformance_tests!(sockets, Place::two(Transport::Shm));
     conformance_tests!(processes, Place::two(Transport::Shm));
     conformance_tests!(rings, Place::two(Transport::Shm));
+    conformance_tests!(shared_memory, Place::two(Transport::Shm));
 }

@@ -115,6 +115,7 @@ impl Call {
             }
             _ => None,
         };
+        let mut waiting = None;
         poll_fn(|cx| {
             if let Poll::Ready(Err(status)) = beside(cx) {
                 return Poll::Ready(Err(status));
@@ -134,9 +135,26 @@ impl Call {
                     return Poll::Ready(Err(expired("waiting for a free stream")));
                 }
             }
+            waiting.get_or_insert_with(|| Waiting::begin(self.conn()));
             Poll::Pending
         })
         .await
+    }
+}
+
+/// Counts a call among those that wait for their answers.
+struct Waiting<'a>(&'a Arc<dyn Conn>);
+
+impl Waiting<'_> {
+    fn begin(conn: &Arc<dyn Conn>) -> Waiting<'_> {
+        conn.waits(true);
+        Waiting(conn)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.waits(false);
     }
 }
 

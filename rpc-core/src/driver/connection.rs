@@ -1,7 +1,7 @@
 //! One connection, shared by all its calls.
 
 use std::sync::atomic::{AtomicBool, Ordering, fence};
-use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, TryLockError};
 use std::time::Instant;
 
 use crossbeam_queue::SegQueue;
@@ -12,6 +12,7 @@ use super::owner::{Failure, Owner, never_sent};
 use super::task::{Progress, now};
 use crate::link::{Link, LinkInfo};
 use crate::metadata::MetadataMap;
+use crate::poll_set::Crowd;
 use crate::session::{Encode, NewStream, Role, Session, SessionConfig, StreamId};
 use crate::status::Status;
 
@@ -62,6 +63,9 @@ pub(crate) trait Conn: Send + Sync + 'static {
     /// waits for something to come into `cell`.
     fn help(&self, cell: &Cell);
 
+    /// A call on this connection begins, or ends, to wait for its answer.
+    fn waits(&self, begins: bool);
+
     /// Server: accept no more calls; end when those that are open have ended.
     fn go_away(&self, reason: &str);
 
@@ -95,6 +99,8 @@ pub(crate) struct Connection<L> {
     progress: Progress,
     /// The connection is over or takes no new calls.
     closed: AtomicBool,
+    /// The runtime's, once the driver runs there and where it polls.
+    crowd: OnceLock<Arc<Crowd>>,
 }
 
 impl<L: Link> Connection<L> {
@@ -115,6 +121,7 @@ impl<L: Link> Connection<L> {
             jobs: SegQueue::new(),
             progress,
             closed: AtomicBool::new(false),
+            crowd: OnceLock::new(),
         }
     }
 
@@ -124,6 +131,17 @@ impl<L: Link> Connection<L> {
 
     pub(super) fn progress(&self) -> Progress {
         self.progress
+    }
+
+    /// The driver runs among these.
+    pub(super) fn joins(&self, crowd: &Arc<Crowd>) {
+        // A connection has one driver.
+        let _ = self.crowd.set(Arc::clone(crowd));
+    }
+
+    /// Whether calls wait for their answers on the threads of the driver's runtime.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.crowd.get().is_some_and(|crowd| crowd.waiting_calls.load(Ordering::Relaxed) > 0)
     }
 
     /// The lock, if it is free. Whoever has it may use the link, which disarms it: that is noted
@@ -167,7 +185,7 @@ impl<L: Link> Connection<L> {
             if owner.dead.is_some() || owner.calls.going_away {
                 self.closed.store(true, Ordering::Release);
             }
-            owner.look_after_sleeper();
+            owner.look_after_sleeper(self.is_crowded());
             drop(owner);
             // Whoever left a job looked at the lock after the job was in; we look at the jobs
             // after the lock was free: one of the two sees the other.
@@ -371,19 +389,37 @@ impl<L: Link> Conn for Connection<L> {
     }
 
     fn help(&self, cell: &Cell) {
-        if !self.progress.polls() {
+        // Where others wait on the same threads, the drivers and the set poll for all of us.
+        if !self.progress.polls() || self.is_crowded() {
             return;
         }
         for _ in 0..HELP_PASSES {
             let alone = self.with_owner(|owner| {
+                owner.help_passes = owner.help_passes.saturating_add(1);
                 owner.pass(now(), &mut |_, _| None);
                 owner.may_wait_here()
             });
-            // Taken: the driver is at it on another thread, for us.
-            if alone == Some(false) || cell.has_news() {
+            if cell.has_news() {
                 return;
             }
+            // Taken: the driver is at it on another thread, for us.
+            if alone == Some(false) {
+                break;
+            }
             std::hint::spin_loop();
+        }
+        if self.with_owner(Owner::end_help).is_none() {
+            self.leave(Job::EndHelp);
+        }
+    }
+
+    fn waits(&self, begins: bool) {
+        if let Some(crowd) = self.crowd.get() {
+            if begins {
+                crowd.waiting_calls.fetch_add(1, Ordering::Relaxed);
+            } else {
+                crowd.waiting_calls.fetch_sub(1, Ordering::Relaxed);
+            }
         }
     }
 

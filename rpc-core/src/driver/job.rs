@@ -52,8 +52,10 @@ impl OwnedOpen {
 /// Something a call wants done, in the order it asked.
 #[derive(Debug)]
 pub(super) enum Job {
-    /// Wake the driver: it found the connection taken for long.
+    /// Wake the driver, which found the connection taken for long, unless a caller polls.
     Wake(Waker),
+    /// A caller that polled in place stops.
+    EndHelp,
     Open(OwnedOpen),
     Send {
         id: StreamId,

@@ -10,6 +10,7 @@ use super::job::{Job, OwnedOpen};
 use super::task::now;
 use crate::link::{Link, LinkError, LinkErrorKind, Received};
 use crate::metadata::MetadataMap;
+use crate::poll_set::PollSet;
 use crate::session::{
     CANCELLED, Encode, FrameRef, NewStream, Opened, Role, Sending, Session, SessionError, StreamId,
 };
@@ -59,6 +60,12 @@ pub(super) struct Owner<L> {
     pub(super) sleeper: Option<Waker>,
     /// Nobody has touched the link since the sleeper armed it.
     pub(super) armed: bool,
+    /// The sleeper waits in this poll set, not in the kernel.
+    pub(super) sleeps_in: Option<PollSet>,
+    /// The task that moves the connection along, while it leaves that to a caller who polls.
+    pub(super) napper: Option<Waker>,
+    /// Passes of callers that poll in place, since the driver last looked.
+    pub(super) help_passes: u32,
     /// Looks in a row at which a waiting caller was alone on the connection.
     lonely: u32,
     /// Since when nothing is left but bulk messages the peer has not pulled.
@@ -80,6 +87,9 @@ impl<L: Link> Owner<L> {
             link_failed: false,
             sleeper: None,
             armed: false,
+            sleeps_in: None,
+            napper: None,
+            help_passes: 0,
             lonely: 0,
             only_bulks_since: None,
             bulk_wait_over: false,
@@ -225,9 +235,12 @@ impl<L: Link> Owner<L> {
     /// Before the lock is let go: the task that sleeps must still be woken by what comes. Using
     /// a link disarms it, so it is armed again in the sleeper's name; and the sleeper is woken if
     /// there is something for it already, if it has to wake earlier, or if it is all over.
-    pub(super) fn look_after_sleeper(&mut self) {
+    pub(super) fn look_after_sleeper(&mut self, crowded: bool) {
         if self.armed {
             return;
+        }
+        if self.napper.is_some() && (crowded || self.needs_driver()) {
+            self.wake_napper();
         }
         let Some(sleeper) = &self.sleeper else { return };
         let early = self
@@ -239,11 +252,42 @@ impl<L: Link> Owner<L> {
             || self.is_drained()
             || early
             || !self.calls.arrivals.is_empty()
-            || self.link.as_mut().is_none_or(|link| link.poll_ready(&mut cx).is_ready());
+            || self.link.as_mut().is_none_or(|link| match &self.sleeps_in {
+                Some(set) => link.poll_ready_in(&mut cx, set).is_ready(),
+                None => link.poll_ready(&mut cx).is_ready(),
+            });
         if awake && let Some(sleeper) = self.sleeper.take() {
             sleeper.wake();
         }
         self.armed = !awake;
+    }
+
+    /// Whether there is something that only the driver does: a caller that polls serves itself.
+    fn needs_driver(&self) -> bool {
+        self.dead.is_some()
+            || self.session.is_going_away()
+            || self.session.open_streams() > 1
+            || !self.calls.arrivals.is_empty()
+    }
+
+    /// Whether the driver may leave the link to a caller that polls it; then it is woken when
+    /// the caller stops, or when there is something for the driver.
+    pub(super) fn nap(&mut self, driver: &Waker, crowded: bool) -> bool {
+        let may = std::mem::take(&mut self.help_passes) > 0 && !crowded && !self.needs_driver();
+        self.napper = may.then(|| driver.clone());
+        may
+    }
+
+    /// A caller stops to poll, without an answer: whoever naps meanwhile takes over.
+    pub(super) fn end_help(&mut self) {
+        self.help_passes = 0;
+        self.wake_napper();
+    }
+
+    fn wake_napper(&mut self) {
+        if let Some(napper) = self.napper.take() {
+            napper.wake();
+        }
     }
 
     // ---- what calls ask for ----
@@ -398,7 +442,13 @@ impl<L: Link> Owner<L> {
         }
         let done = match job {
             Job::Wake(waker) => {
-                waker.wake();
+                if !self.nap(&waker, false) {
+                    waker.wake();
+                }
+                Ok(())
+            }
+            Job::EndHelp => {
+                self.end_help();
                 Ok(())
             }
             Job::Open(open) if open.cell.is_abandoned() => Ok(()),

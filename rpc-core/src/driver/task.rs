@@ -3,13 +3,15 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use super::connection::Connection;
 use super::job::Job;
 use super::owner::{Arrival, Arrivals, Failure};
 use crate::link::{Link, LinkError};
+use crate::poll_set::PollSet;
 use crate::session::Role;
 use crate::status::Status;
 
@@ -17,7 +19,14 @@ use crate::status::Status;
 const PASSES_PER_TURN: usize = 32;
 
 /// How often in a row the connection may be found taken before the task sleeps instead.
-const MAX_REFUSALS: u32 = 200;
+const MAX_REFUSALS: u32 = 64;
+
+/// How long the task leaves the link to callers who poll it before it looks again.
+const NAP: Duration = Duration::from_millis(1);
+
+/// The most passes without news, among other connections that poll, before the task joins the
+/// poll set. Fewer where the last ones brought nothing.
+const MAX_EAGER_PASSES: u32 = 64;
 
 /// How long an idle connection sleeps at most before it looks at its timers. Any value works; it
 /// only saves re-arming a timer for the first call after a pause.
@@ -86,8 +95,18 @@ pub(crate) struct Driver<L: Link, A> {
     /// How the connection ended; its link is being closed.
     closing: Option<Ended>,
     client: bool,
+    /// A nap has moved the alarm.
+    alarm_moved: bool,
     /// How often in a row the connection was found taken.
     refused: u32,
+    /// Where the runtime polls for all its connections; `None` in the mode that sleeps at once.
+    set: Option<PollSet>,
+    /// Counted among the set's connections that poll.
+    awake: bool,
+    /// Passes without news since the last news.
+    quiet_passes: u32,
+    /// How many of them to make before joining the set.
+    eager_passes: u32,
 }
 
 impl<L: Link, A> std::fmt::Debug for Driver<L, A> {
@@ -98,10 +117,35 @@ impl<L: Link, A> std::fmt::Debug for Driver<L, A> {
 
 impl<L: Link, A> Unpin for Driver<L, A> {}
 
+impl<L: Link, A> Driver<L, A> {
+    /// Counts the connection among those of its runtime that poll, or no longer.
+    fn count_awake(&mut self, awake: bool) {
+        if let Some(set) = &self.set
+            && self.awake != awake
+        {
+            self.awake = awake;
+            if awake {
+                set.crowd().awake.fetch_add(1, Ordering::Relaxed);
+            } else {
+                set.crowd().awake.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
+    }
+}
+
 impl<L: Link, A: Arrivals> Driver<L, A> {
     /// Must be made and polled inside a tokio runtime.
     pub(crate) fn new(connection: Arc<Connection<L>>, arrivals: A) -> Driver<L, A> {
         let now = now();
+        let progress = connection.progress();
+        let set = match progress.mode {
+            ProgressMode::Busy => Some(PollSet::current(None)),
+            ProgressMode::Adaptive => Some(PollSet::current(Some(progress.spin))),
+            ProgressMode::Event => None,
+        };
+        if let Some(set) = &set {
+            connection.joins(set.crowd());
+        }
         Driver {
             client: connection.role() == Role::Client,
             connection,
@@ -111,16 +155,22 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
             last_news: now,
             last_look: now,
             closing: None,
+            alarm_moved: false,
             refused: 0,
+            set,
+            awake: false,
+            quiet_passes: 0,
+            eager_passes: MAX_EAGER_PASSES,
         }
     }
 
     /// One pass and the handlers of what it brought. `None`: someone else owns the connection.
-    fn turn(&mut self) -> Option<Turn> {
+    fn turn(&mut self, driver: &Waker) -> Option<Turn> {
         let now = now();
         let Driver { connection, arrivals, batch, .. } = self;
         let mut turn = connection.with_owner(|owner| {
             owner.sleeper = None;
+            owner.napper = None;
             let busy = owner.pass(now, &mut |method, path| arrivals.bind(method, path));
             std::mem::swap(batch, &mut owner.calls.arrivals);
             if let Some(status) = &owner.dead {
@@ -129,6 +179,7 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
             match (owner.is_drained(), busy) {
                 (true, _) => Turn::Drained,
                 (_, true) => Turn::News,
+                (_, false) if owner.nap(driver, connection.is_crowded()) => Turn::Nap,
                 (_, false) => Turn::Quiet,
             }
         })?;
@@ -141,23 +192,53 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
         }
         if matches!(turn, Turn::News) {
             self.last_news = now;
+            if let Some(set) = &self.set {
+                set.note_news(now);
+            }
+            if (1..=self.eager_passes).contains(&self.quiet_passes) {
+                self.eager_passes = (self.eager_passes * 2).min(MAX_EAGER_PASSES);
+            }
+            self.quiet_passes = 0;
         }
         Some(turn)
     }
 
-    /// Whether to look again rather than sleep.
-    fn keep_polling(&self) -> bool {
+    /// What to do after a pass without news.
+    fn after_quiet(&mut self) -> Quiet {
         let progress = self.connection.progress();
-        match progress.mode {
-            ProgressMode::Busy => true,
-            ProgressMode::Event => false,
-            ProgressMode::Adaptive => now().duration_since(self.last_news) < progress.spin,
+        let Some(set) = &self.set else { return Quiet::Sleep };
+        self.quiet_passes = self.quiet_passes.saturating_add(1);
+        if set.is_alone() {
+            // The shortest way, and nobody else's time.
+            return match progress.mode {
+                ProgressMode::Busy => Quiet::LookAgain,
+                _ if now().duration_since(self.last_news) < progress.spin => Quiet::LookAgain,
+                _ => Quiet::Sleep,
+            };
+        }
+        if self.quiet_passes <= self.eager_passes {
+            return Quiet::LookAgain;
+        }
+        if self.quiet_passes == self.eager_passes + 1 {
+            self.eager_passes = (self.eager_passes / 2).max(1);
+        }
+        if set.is_over(self.last_news) { Quiet::Sleep } else { Quiet::JoinSet }
+    }
+
+    /// A caller polls the link, and wakes us when it stops; lest it forgets, so does the alarm.
+    fn nap(&mut self, cx: &mut Context<'_>) {
+        self.alarm.as_mut().reset((now() + NAP).into());
+        self.alarm_moved = true;
+        if self.alarm.as_mut().poll(cx).is_ready() {
+            cx.waker().wake_by_ref();
         }
     }
 
-    /// Arms the link and the alarm. `Ready`: there is news after all.
-    fn poll_sleep(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    /// Waits in the kernel, or in the poll set, and for the alarm. `Ready`: there is news after
+    /// all.
+    fn poll_sleep(&mut self, cx: &mut Context<'_>, set: Option<&PollSet>) -> Poll<()> {
         let alarm = &mut self.alarm;
+        let alarm_moved = std::mem::take(&mut self.alarm_moved);
         let armed = self.connection.with_owner(|owner| {
             // Calls rely on us to flush what they committed while we were awake.
             owner.settle_or_fail();
@@ -165,7 +246,11 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
                 return Poll::Ready(());
             }
             let Some(link) = &mut owner.link else { return Poll::Ready(()) };
-            match link.poll_ready(cx) {
+            let polled = match set {
+                Some(set) => link.poll_ready_in(cx, set),
+                None => link.poll_ready(cx),
+            };
+            match polled {
                 Poll::Ready(Ok(())) => return Poll::Ready(()),
                 Poll::Ready(Err(error)) => {
                     owner.fail(Failure::Link(error));
@@ -174,7 +259,7 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
                 Poll::Pending => {}
             }
             let due = owner.session.poll_timeout().unwrap_or_else(|| now() + IDLE_ALARM);
-            if owner.alarm != Some(due) {
+            if alarm_moved || owner.alarm != Some(due) {
                 alarm.as_mut().reset(due.into());
                 owner.alarm = Some(due);
             }
@@ -187,6 +272,7 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
                 Some(waker) if waker.will_wake(cx.waker()) => {}
                 _ => owner.sleeper = Some(cx.waker().clone()),
             }
+            owner.sleeps_in = set.cloned();
             owner.armed = true;
             Poll::Pending
         });
@@ -256,10 +342,22 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
     }
 }
 
+/// What to do after a pass without news.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Quiet {
+    LookAgain,
+    /// Let the runtime's poll set look.
+    JoinSet,
+    /// Sleep in the kernel.
+    Sleep,
+}
+
 /// What one turn found.
 enum Turn {
     News,
     Quiet,
+    /// Nothing, and a caller polls the link.
+    Nap,
     /// No new calls come, and none is left.
     Drained,
     Over(Ended),
@@ -273,8 +371,9 @@ impl<L: Link, A: Arrivals> Future for Driver<L, A> {
         if this.closing.is_some() {
             return this.poll_closing(cx);
         }
+        this.count_awake(true);
         for _ in 0..PASSES_PER_TURN {
-            let turn = this.turn();
+            let turn = this.turn(cx.waker());
             if turn.is_some() {
                 this.refused = 0;
             }
@@ -288,6 +387,7 @@ impl<L: Link, A: Arrivals> Future for Driver<L, A> {
                 }
                 None => {
                     this.refused = 0;
+                    this.nap(cx);
                     this.connection.leave(Job::Wake(cx.waker().clone()));
                     return Poll::Pending;
                 }
@@ -296,13 +396,25 @@ impl<L: Link, A: Arrivals> Future for Driver<L, A> {
                 // On a client, news is for somebody: let them have it.
                 Some(Turn::News) if this.client => break,
                 Some(Turn::News) => {}
-                Some(Turn::Quiet) => {
-                    if this.keep_polling() {
-                        std::hint::spin_loop();
-                    } else if this.poll_sleep(cx).is_pending() {
-                        return Poll::Pending;
-                    }
+                Some(Turn::Nap) => {
+                    this.nap(cx);
+                    return Poll::Pending;
                 }
+                Some(Turn::Quiet) => match this.after_quiet() {
+                    Quiet::LookAgain => std::hint::spin_loop(),
+                    Quiet::JoinSet => {
+                        let set = this.set.clone();
+                        if this.poll_sleep(cx, set.as_ref()).is_pending() {
+                            return Poll::Pending;
+                        }
+                    }
+                    Quiet::Sleep => {
+                        if this.poll_sleep(cx, None).is_pending() {
+                            this.count_awake(false);
+                            return Poll::Pending;
+                        }
+                    }
+                },
             }
         }
         this.look_at_life(cx);
@@ -319,9 +431,11 @@ impl<L: Link, A> Drop for Driver<L, A> {
     /// The runtime is shutting down, or the task was aborted: nobody will move the connection
     /// along any more, so every call on it must learn that.
     fn drop(&mut self) {
+        self.count_awake(false);
         loop {
             let link = self.connection.with_owner(|owner| {
                 owner.fail(Failure::Abandoned);
+                owner.sleeps_in = None;
                 owner.link.take()
             });
             match link {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use rdma_rpc_core::poll_set::{Look, PollSet, Watched};
 use rustix::io::Errno;
 use tokio::time::Sleep;
 
@@ -42,6 +43,8 @@ pub struct IbvQueuePair {
     connection: Option<Connection>,
     qp: Option<RawQueuePair>,
     seat: Arc<Seat>,
+    /// What a poll set looks at for us.
+    watched: Arc<Watched<SeatLook>>,
     pd: Arc<ProtectionDomain>,
     /// Words on their way, one place for each slot of the send queue; only where nothing travels
     /// inline.
@@ -81,6 +84,17 @@ impl Listener for Seat {
 impl Drop for Seat {
     fn drop(&mut self) {
         self.shared.leave(&self.inbox);
+    }
+}
+
+/// A seat as a poll set looks at it: the queue once a scan for all, then the inbox.
+#[derive(Debug)]
+struct SeatLook(Arc<Seat>);
+
+impl Look for SeatLook {
+    fn has_news(&self, scan: u64) -> bool {
+        self.0.shared.look(scan);
+        !self.0.inbox.is_idle()
     }
 }
 
@@ -124,6 +138,7 @@ impl IbvQueuePair {
             },
             connection: None,
             qp: Some(qp),
+            watched: Watched::new(SeatLook(Arc::clone(&seat))),
             seat,
             pd,
             words,
@@ -465,6 +480,7 @@ impl QueuePair for IbvQueuePair {
     }
 
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), VerbError>> {
+        self.watched.leave();
         self.notice_failure();
         if self.failing.is_none()
             && let Some(error) = self.disconnected(cx)
@@ -501,6 +517,26 @@ impl QueuePair for IbvQueuePair {
         self.failure.clone()
     }
 
+    fn poll_event_in(
+        &mut self,
+        cx: &mut Context<'_>,
+        set: &PollSet,
+    ) -> Poll<Result<(), VerbError>> {
+        // The end of the connection is told by the kernel, and a flush has its alarm.
+        let ended = self.connection.as_mut().is_some_and(|c| c.peek_closed(cx));
+        if ended || self.failing.is_some() {
+            return self.poll_event(cx);
+        }
+        if std::mem::take(&mut self.asleep) {
+            self.seat.shared.awake(&self.seat.inbox);
+        }
+        if !self.seat.inbox.is_idle() {
+            return Poll::Ready(Ok(()));
+        }
+        set.watch(&self.watched, cx.waker());
+        Poll::Pending
+    }
+
     fn fail(&mut self) {
         self.fail_because(None);
     }
@@ -508,6 +544,7 @@ impl QueuePair for IbvQueuePair {
 
 impl Drop for IbvQueuePair {
     fn drop(&mut self) {
+        self.watched.leave();
         self.connection = None;
         // Before the seat is given up, so that nothing completes there any more.
         self.qp = None;

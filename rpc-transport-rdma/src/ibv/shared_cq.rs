@@ -22,7 +22,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError, Weak};
 use std::task::Waker;
 
@@ -78,7 +78,8 @@ impl Inbox {
         taken
     }
 
-    fn is_idle(&self) -> bool {
+    /// Whether there is nothing to take.
+    pub(super) fn is_idle(&self) -> bool {
         self.arrived.is_empty() && self.failure.get().is_none()
     }
 }
@@ -113,6 +114,8 @@ pub(super) struct SharedCq {
     polling: Mutex<Polling>,
     /// Inboxes with a waker in them.
     sleepers: AtomicUsize,
+    /// The last scan of a poll set that looked.
+    last_look: AtomicU64,
     /// The tasks that wait for completions and for the device's events.
     watchers: OnceLock<[AbortHandle; 2]>,
     broken: AtomicBool,
@@ -145,6 +148,7 @@ impl SharedCq {
             promised: AtomicU32::new(0),
             polling: Mutex::new(polling),
             sleepers: AtomicUsize::new(0),
+            last_look: AtomicU64::new(u64::MAX),
             watchers: OnceLock::new(),
             broken: AtomicBool::new(false),
         });
@@ -221,6 +225,20 @@ impl SharedCq {
             }
         }
         Ok(taken)
+    }
+
+    /// A poll set looks: takes what there is, once in each of the set's scans.
+    pub(super) fn look(&self, scan: u64) {
+        if self.last_look.swap(scan, Ordering::Relaxed) == scan {
+            return;
+        }
+        // Whoever holds the lock takes what there is.
+        if let Ok(mut polling) = self.polling.try_lock()
+            && let Err(error) = self.drain(&mut polling)
+        {
+            drop(polling);
+            self.break_down(&error.to_string());
+        }
     }
 
     /// Prepares a connection's sleep. `false`: do not sleep, look again.

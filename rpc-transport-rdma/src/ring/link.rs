@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 use rdma_rpc_core::link::{
     BulkDescriptor, FrameSink, Link, LinkError, LinkErrorKind, LinkInfo, LinkLimits, Received,
 };
+use rdma_rpc_core::poll_set::PollSet;
 use rdma_rpc_core::upgrade::Liveness;
 
 use super::bulk_pull::{Finished, Pulls};
@@ -372,7 +373,15 @@ impl<Q: QueuePair> Link for RingLink<Q> {
     }
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LinkError>> {
-        self.wait_ready(cx)
+        self.wait_ready(cx, None)
+    }
+
+    fn poll_ready_in(
+        &mut self,
+        cx: &mut Context<'_>,
+        set: &PollSet,
+    ) -> Poll<Result<(), LinkError>> {
+        self.wait_ready(cx, Some(set))
     }
 
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LinkError>> {

@@ -3,6 +3,7 @@
 use std::task::{Context, Poll};
 
 use rdma_rpc_core::link::{Link, LinkError, LinkErrorKind};
+use rdma_rpc_core::poll_set::PollSet;
 
 use super::error::{gone, verb_failed};
 use super::link::RingLink;
@@ -49,8 +50,12 @@ impl<Q: QueuePair> RingLink<Q> {
     }
 
     /// The part of sleeping that `wait_ready` and `wait_closed` share: asks for credit, gives
-    /// credit, arms. `Ready`: look again.
-    fn prepare_sleep(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LinkError>> {
+    /// credit, arms or joins the set that polls. `Ready`: look again.
+    fn prepare_sleep(
+        &mut self,
+        cx: &mut Context<'_>,
+        set: Option<&PollSet>,
+    ) -> Poll<Result<(), LinkError>> {
         if self.receiver.want_pull.is_some() {
             self.pull_pool.wake_on_return(cx.waker());
             let len = self.receiver.want_pull.unwrap_or_default();
@@ -64,7 +69,11 @@ impl<Q: QueuePair> RingLink<Q> {
             self.starved = false;
             return Poll::Ready(Ok(()));
         }
-        match self.queue_pair.poll_event(cx) {
+        let event = match set {
+            None => self.queue_pair.poll_event(cx),
+            Some(set) => self.queue_pair.poll_event_in(cx, set),
+        };
+        match event {
             Poll::Pending => {}
             Poll::Ready(Ok(())) => return Poll::Ready(Ok(())),
             Poll::Ready(Err(error)) => {
@@ -86,7 +95,11 @@ impl<Q: QueuePair> RingLink<Q> {
         Poll::Pending
     }
 
-    pub(super) fn wait_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LinkError>> {
+    pub(super) fn wait_ready(
+        &mut self,
+        cx: &mut Context<'_>,
+        set: Option<&PollSet>,
+    ) -> Poll<Result<(), LinkError>> {
         for _ in 0..MAX_ROUNDS {
             self.check_over()?;
             self.progress()?;
@@ -103,7 +116,7 @@ impl<Q: QueuePair> RingLink<Q> {
             if self.blocked_on_credit() {
                 self.ask_for_credit();
             }
-            if self.prepare_sleep(cx)?.is_pending() {
+            if self.prepare_sleep(cx, set)?.is_pending() {
                 return Poll::Pending;
             }
         }
@@ -142,7 +155,7 @@ impl<Q: QueuePair> RingLink<Q> {
             if self.blocked_on_credit() {
                 self.ask_for_credit();
             }
-            if self.prepare_sleep(cx)?.is_pending() {
+            if self.prepare_sleep(cx, None)?.is_pending() {
                 return Poll::Pending;
             }
         }

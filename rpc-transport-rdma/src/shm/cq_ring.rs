@@ -124,6 +124,20 @@ impl Producer {
     }
 }
 
+/// The word of the entry at `position`, unless its slot still holds the entry of the lap before.
+/// As many entries as the ring has, a power of two.
+#[inline]
+pub(super) fn peek_at(entries: &[AtomicU64], position: u64) -> Option<u64> {
+    let capacity = entries.len() as u64;
+    let slot = (position & (capacity - 1)) as usize;
+    let found = entries[slot].load(Ordering::Acquire);
+    let old = match position.checked_sub(capacity) {
+        None => found == 0,
+        Some(before) => (found >> 32 & SEQUENCE_MASK) == sequence(before),
+    };
+    if old { None } else { Some(found) }
+}
+
 /// The receiving end. Its state is private; the words are lent per call.
 #[derive(Debug)]
 pub(super) struct Consumer {
@@ -177,13 +191,12 @@ impl Consumer {
         if self.consumed == self.posted {
             return None;
         }
-        let slot = (self.consumed & (self.capacity - 1)) as usize;
-        let found = entries[slot].load(Ordering::Acquire);
-        let old = match self.consumed.checked_sub(self.capacity) {
-            None => found == 0,
-            Some(before) => (found >> 32 & SEQUENCE_MASK) == sequence(before),
-        };
-        if old { None } else { Some(found) }
+        peek_at(entries, self.consumed)
+    }
+
+    /// The position of the next entry.
+    pub(super) fn position(&self) -> u64 {
+        self.consumed
     }
 
     /// Consumes one receive without an entry: the queue pair flushes it.

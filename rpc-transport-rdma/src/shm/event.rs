@@ -102,19 +102,25 @@ impl ShmQueuePair {
         if let Some(error) = self.ended() {
             return Poll::Ready(Err(error.clone()));
         }
+        self.watched.leave();
         if self.has_work() {
             return Poll::Ready(Ok(()));
         }
         if self.regions.has_unsent() {
             self.send_messages();
         }
-        let mut reactor = match self.reactor.take() {
-            Some(reactor) => reactor,
-            None => Reactor::new(&self.own_event, &self.socket)?,
-        };
+        let mut reactor = self.take_reactor()?;
         let polled = self.sleep(&mut reactor, cx);
         self.reactor = Some(reactor);
         polled
+    }
+
+    /// To be put back. The file descriptors are registered at the first wait.
+    pub(super) fn take_reactor(&mut self) -> Result<Reactor, VerbError> {
+        match self.reactor.take() {
+            Some(reactor) => Ok(reactor),
+            None => Reactor::new(&self.own_event, &self.socket),
+        }
     }
 
     fn sleep(
@@ -147,7 +153,7 @@ impl ShmQueuePair {
     }
 
     /// Takes socket messages until there are none; `Ready` if any came, or the peer is gone.
-    fn poll_socket(
+    pub(super) fn poll_socket(
         &mut self,
         reactor: &mut Reactor,
         cx: &mut Context<'_>,

@@ -25,7 +25,7 @@
 //! | `send_queue`, `wire` | which requests wait; doing one |
 //! | `cq_ring`, `control` | the completion ring; the words two processes share |
 //! | `attend` | the peer's state, the socket's messages, dropped regions |
-//! | `notify`, `event` | waking the other side; waiting in tokio |
+//! | `notify`, `event`, `watch` | waking the other side; waiting in tokio; waiting in a poll set |
 //! | `regions`, `memfd`, `fdpass` | registered memory; sealed files; the socket that carries them |
 //! | `connect`, `upgrade`, `host_id` | finding each other |
 //! | `mapping` (and `crate::copy`) | mapped memory: the only unsafe code |
@@ -57,6 +57,7 @@ mod qp;
 mod regions;
 mod send_queue;
 mod upgrade;
+mod watch;
 mod wire;
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rdma_rpc_core::poll_set::{PollSet, Watched};
 use rustix::io::Errno;
 
 use super::config::ShmConfig;
@@ -29,6 +30,7 @@ use super::mapping::Mapping;
 use super::notify::{self, WAKE_COMPLETIONS, WAKE_RECEIVES};
 use super::regions::{OwnRegions, PeerRegions, ShmRegion};
 use super::send_queue::{Request, SendQueue, Span};
+use super::watch::Watch;
 use super::wire::{Step, Wire};
 use crate::verbs::{
     Access, Caps, Completed, Completion, Local, Op, PostError, QueuePair, Region, Status,
@@ -81,8 +83,10 @@ pub struct ShmQueuePair {
     pub(super) config: ShmConfig,
     // Before the file descriptors it watches, so that it is dropped first.
     pub(super) reactor: Option<Reactor>,
-    pub(super) own: ControlBlock,
-    consumer: Consumer,
+    pub(super) own: Arc<ControlBlock>,
+    /// What a poll set looks at for us.
+    pub(super) watched: Arc<Watched<Watch>>,
+    pub(super) consumer: Consumer,
     /// Whether entries are still taken from our completion ring.
     ring_open: bool,
     pub(super) wire: Wire,
@@ -109,7 +113,9 @@ impl ShmQueuePair {
     pub(super) fn new(parts: Parts) -> ShmQueuePair {
         let Parts { config, own, own_event, peer, peer_event, peer_hello, socket, peer_name } =
             parts;
+        let (own, peer) = (Arc::new(own), Arc::new(peer));
         ShmQueuePair {
+            watched: Watched::new(Watch::new(Arc::clone(&own), Arc::clone(&peer))),
             reactor: None,
             consumer: Consumer::new(config.receive_depth),
             ring_open: true,
@@ -448,6 +454,14 @@ impl QueuePair for ShmQueuePair {
         self.wait_for_event(cx)
     }
 
+    fn poll_event_in(
+        &mut self,
+        cx: &mut std::task::Context<'_>,
+        set: &PollSet,
+    ) -> std::task::Poll<Result<(), VerbError>> {
+        self.wait_in_set(cx, set)
+    }
+
     fn fail(&mut self) {
         let context = "its owner moved it to the error state";
         self.enter_failed(Failure::new(StateCode::FailedByOwner, Errno::CONNABORTED, context));
@@ -456,6 +470,7 @@ impl QueuePair for ShmQueuePair {
 
 impl Drop for ShmQueuePair {
     fn drop(&mut self) {
+        self.watched.leave();
         if !matches!(self.phase, Phase::Failed(_)) {
             self.publish_state(StateCode::Closed);
         }

@@ -40,7 +40,7 @@ impl From<AccessError> for Step {
 /// The way to the peer: its control block, its completion ring, its regions.
 #[derive(Debug)]
 pub(super) struct Wire {
-    pub(super) peer: ControlBlock,
+    pub(super) peer: Arc<ControlBlock>,
     pub(super) producer: Producer,
     pub(super) regions: PeerRegions,
 }

@@ -3,6 +3,7 @@
 pub mod calls;
 pub mod crash;
 pub mod flow;
+pub mod footprint;
 pub mod hostile;
 pub mod impostor;
 pub mod life;
@@ -54,6 +55,9 @@ macro_rules! case_list {
     (processes $then:ident $($with:tt)*) => { $crate::$then! { $($with)*
         crash: killed_server killed_client stopped_server stopped_client;
     } };
+    (shared_memory $then:ident $($with:tt)*) => { $crate::$then! { $($with)*
+        footprint: connections_cost_what_is_stated;
+    } };
     (rings $then:ident $($with:tt)*) => { $crate::$then! { $($with)*
         progress: busy adaptive event mixed small_rings single_thread;
     } };
@@ -102,10 +106,11 @@ crate::case_list! { everywhere case_table EVERYWHERE; }
 crate::case_list! { heavy case_table HEAVY; }
 crate::case_list! { sockets case_table SOCKETS; }
 crate::case_list! { processes case_table PROCESSES; }
+crate::case_list! { shared_memory case_table SHARED_MEMORY; }
 crate::case_list! { rings case_table RINGS; }
 
 fn all() -> impl Iterator<Item = (&'static str, Case)> {
-    [EVERYWHERE, HEAVY, SOCKETS, PROCESSES, RINGS].into_iter().flatten().copied()
+    [EVERYWHERE, HEAVY, SOCKETS, PROCESSES, SHARED_MEMORY, RINGS].into_iter().flatten().copied()
 }
 
 /// The names of all cases, `module::case`.
@@ -120,7 +125,7 @@ pub fn find(name: &str) -> Option<(&'static str, Case)> {
 
 /// Whether a case needs a process that nothing else runs in.
 pub fn counts_what_a_process_holds(name: &str) -> bool {
-    ["crash::", "hostile::", "wire::", "life::connections_leave_nothing"]
+    ["crash::", "footprint::", "hostile::", "wire::", "life::connections_leave_nothing"]
         .iter()
         .any(|prefix| name.starts_with(prefix))
 }

@@ -36,17 +36,26 @@ pub struct Place {
     pub transport: Transport,
     /// Where the server runs.
     pub processes: Processes,
+    /// The server's threads of its own; 0: it has none.
+    pub workers: u32,
 }
 
 impl Place {
     /// In one process.
     pub const fn one(transport: Transport) -> Place {
-        Place { transport, processes: Processes::One }
+        Place { transport, processes: Processes::One, workers: 0 }
     }
 
     /// In two processes.
     pub const fn two(transport: Transport) -> Place {
-        Place { transport, processes: Processes::Two }
+        Place { transport, processes: Processes::Two, workers: 0 }
+    }
+
+    /// The same, with a server that has threads of its own.
+    #[must_use]
+    pub const fn workers(mut self, workers: u32) -> Place {
+        self.workers = workers;
+        self
     }
 
     /// What the link calls itself here.
@@ -98,7 +107,8 @@ impl fmt::Display for Place {
             Processes::One => 1,
             Processes::Two => 2,
         };
-        write!(f, "{}-{processes}", name.map_or("?", |(name, _)| name))
+        write!(f, "{}-{processes}", name.map_or("?", |(name, _)| name))?;
+        if self.workers > 0 { write!(f, "-w{}", self.workers) } else { Ok(()) }
     }
 }
 
@@ -106,12 +116,17 @@ impl FromStr for Place {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Place, String> {
-        let bad = || format!("bad place {text:?}: write memory-1, tcp-1, tcp-2, shm-2, ...");
+        let bad =
+            || format!("bad place {text:?}: write memory-1, tcp-1, tcp-2, shm-2, shm-2-w2, ...");
+        let (text, workers) = match text.split_once("-w") {
+            Some((text, workers)) => (text, workers.parse().map_err(|_| bad())?),
+            None => (text, 0),
+        };
         let (name, processes) = text.split_once('-').ok_or_else(bad)?;
         let (_, transport) = NAMES.iter().find(|(known, _)| *known == name).ok_or_else(bad)?;
         match processes {
-            "1" => Ok(Place::one(*transport)),
-            "2" => Ok(Place::two(*transport)),
+            "1" => Ok(Place::one(*transport).workers(workers)),
+            "2" => Ok(Place::two(*transport).workers(workers)),
             _ => Err(bad()),
         }
     }

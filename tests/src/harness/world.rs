@@ -78,6 +78,7 @@ impl Place {
     /// A server and a channel with a configuration of the case's own.
     pub async fn tuned(self, tune: impl FnOnce(&mut Tuning)) -> World {
         let mut tuning = Tuning::default();
+        tuning.server.workers = self.workers;
         tune(&mut tuning);
         World::start(self, tuning).await
     }

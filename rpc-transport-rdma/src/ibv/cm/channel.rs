@@ -114,6 +114,11 @@ impl EventChannel {
         }
     }
 
+    /// Ready when there may be an event.
+    pub(super) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.raw.poll_read_ready(cx).map(drop)
+    }
+
     /// Takes an event, copies what it says, and acknowledges it.
     fn take(&self) -> Result<Option<Event>, VerbError> {
         let mut event = ptr::null_mut();

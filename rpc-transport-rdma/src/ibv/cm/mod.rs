@@ -175,6 +175,14 @@ impl Connection {
     }
 }
 
+impl Connection {
+    /// Whether [`poll_closed`](Connection::poll_closed) has something to say; asks to be woken
+    /// when it has.
+    pub(super) fn peek_closed(&mut self, cx: &mut Context<'_>) -> bool {
+        self.channel.poll_readable(cx).is_ready()
+    }
+}
+
 impl Drop for Connection {
     fn drop(&mut self) {
         self.id.disconnect();
