@@ -506,11 +506,9 @@ impl<L: Link> Owner<L> {
         let place = self.link.as_ref().map_or_else(String::new, |link| {
             let info = link.info();
             // Other links' devices are made of the peer's address.
-            let device = match info.transport {
-                "rdma" => format!(" on {}", info.device),
-                _ => String::new(),
-            };
-            format!("{} connection to {}{device}", info.transport, info.peer)
+            let on = if info.transport == "rdma" { " on " } else { "" };
+            let device = if on.is_empty() { "" } else { &info.device };
+            format!("{} connection to {}{on}{device}", info.transport, info.peer)
         });
         let (code, text) = match &failure {
             Failure::Link(error) if error.kind() == LinkErrorKind::PeerMisbehaved => {
