@@ -11,6 +11,7 @@
 //!   one file for each verbs object:
 //!     device  pd  mr  channel  cq  raw_qp  events (asynchronous ones)
 //!   pool, buddy        memory worth registering
+//!   removal            devices that are taken away
 //!   ffi/               the C functions
 //! ```
 //!
@@ -38,6 +39,7 @@ mod pool;
 mod queue_pair;
 mod raw_qp;
 mod read_order;
+mod removal;
 mod send_slots;
 mod shared_cq;
 mod upgrade;

@@ -194,9 +194,19 @@ impl IbvQueuePair {
         if self.failing.is_none()
             && let Some(why) = self.seat.inbox.failure()
         {
-            let error = failed("asynchronous event", Errno::IO.raw_os_error(), why);
-            self.fail_because(Some(VerbError { context: why.to_owned(), ..error }));
+            let error = device_says(why);
+            self.fail_because(Some(error));
         }
+    }
+
+    /// iWARP: that the connection manager says so.
+    fn disconnected(&mut self, cx: &mut Context<'_>) -> Option<VerbError> {
+        let Poll::Ready(why) = self.connection.as_mut()?.poll_closed(cx) else { return None };
+        Some(VerbError {
+            verb: "rdma_get_cm_event",
+            errno: Errno::CONNRESET.raw_os_error(),
+            context: format!("{}: {why}", self.device_name()),
+        })
     }
 
     /// Whether nothing more can complete. A request that was not signalled and succeeded just
@@ -362,6 +372,12 @@ impl IbvQueuePair {
     }
 }
 
+/// What others have noticed of the device.
+fn device_says(why: &str) -> VerbError {
+    let errno = Errno::NODEV.raw_os_error();
+    VerbError { verb: "ibv_get_async_event", errno, context: why.to_owned() }
+}
+
 fn status_of(status: ibv_wc_status::Type) -> Status {
     match status {
         ibv_wc_status::IBV_WC_SUCCESS => Status::Success,
@@ -515,15 +531,9 @@ impl QueuePair for IbvQueuePair {
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), VerbError>> {
         self.watched.leave();
         self.notice_failure();
-        if let Some(connection) = &mut self.connection
-            && self.failing.is_none()
-            && let Poll::Ready(why) = connection.poll_closed(cx)
+        if self.failing.is_none()
+            && let Some(error) = self.disconnected(cx)
         {
-            let error = VerbError {
-                verb: "rdma_get_cm_event",
-                errno: Errno::CONNRESET.raw_os_error(),
-                context: format!("{}: {why}", self.device_name()),
-            };
             self.fail_because(Some(error));
             return Poll::Ready(Ok(()));
         }
@@ -547,6 +557,16 @@ impl QueuePair for IbvQueuePair {
             Ok(false) => Poll::Ready(Ok(())),
             Err(error) => Poll::Ready(Err(error)),
         }
+    }
+
+    fn failure(&mut self) -> Option<VerbError> {
+        if self.failure.is_none() {
+            self.failure = match self.seat.inbox.failure() {
+                Some(why) => Some(device_says(why)),
+                None => self.disconnected(&mut Context::from_waker(Waker::noop())),
+            };
+        }
+        self.failure.clone()
     }
 
     fn poll_event_in(
@@ -580,6 +600,8 @@ impl Drop for IbvQueuePair {
         self.connection = None;
         // Before the seat is given up, so that nothing completes there any more.
         self.qp = None;
+        // Nothing can touch the memory now.
+        self.pd.end_registrations();
     }
 }
 

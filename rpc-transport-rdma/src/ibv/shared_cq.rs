@@ -160,6 +160,7 @@ impl SharedCq {
         let events = events::watch(device)?;
         let watching = Watching { shared: Arc::downgrade(&shared) };
         let task = tokio::spawn(watch(fd, watching));
+        device.watch_removal();
         let _ = shared.watchers.set([task.abort_handle(), events]);
         Ok(shared)
     }
