@@ -315,6 +315,11 @@ pub trait QueuePair: Send + 'static {
     /// `Pending` with the waker kept otherwise.
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), VerbError>>;
 
+    /// Why the queue pair has failed, where the device knows more than the completions say.
+    fn failure(&mut self) -> Option<VerbError> {
+        None
+    }
+
     /// As [`QueuePair::poll_event`], but woken by `set`, which polls, instead of by the kernel:
     /// nothing is armed, so the peer (or the NIC) makes no effort to wake us. What only the
     /// kernel can tell still wakes through it.

@@ -505,7 +505,10 @@ impl<L: Link> Owner<L> {
         self.link_failed = matches!(failure, Failure::Link(_) | Failure::Abandoned);
         let place = self.link.as_ref().map_or_else(String::new, |link| {
             let info = link.info();
-            format!("{} connection to {}", info.transport, info.peer)
+            // Other links' devices are made of the peer's address.
+            let on = if info.transport == "rdma" { " on " } else { "" };
+            let device = if on.is_empty() { "" } else { &info.device };
+            format!("{} connection to {}{on}{device}", info.transport, info.peer)
         });
         let (code, text) = match &failure {
             Failure::Link(error) if error.kind() == LinkErrorKind::PeerMisbehaved => {

@@ -1,5 +1,7 @@
 //! What can be set about a queue pair on a verbs device.
 
+use std::time::Duration;
+
 use super::address::PathMtu;
 use super::choose::Wish;
 
@@ -51,6 +53,17 @@ impl Default for IbvConfig {
             hop_limit: 64,
             memory_bytes: 4 << 30,
         }
+    }
+}
+
+impl IbvConfig {
+    /// The longest a device may take to give a peer up: an answer is late after up to four times
+    /// the timeout (InfiniBand Architecture Specification 1.4, section 9.7.6.1.3), once and once
+    /// for each retry. Bounded both ways: not every device has timeouts.
+    pub(super) fn retries_bound(&self) -> Duration {
+        let late = Duration::from_nanos(4096 << u32::from(self.ack_timeout.min(31))) * 4;
+        let bound = late * (u32::from(self.retry_count) + 1);
+        bound.clamp(Duration::from_secs(1), Duration::from_secs(30))
     }
 }
 

@@ -3,7 +3,9 @@
 
 use std::ffi::{CStr, c_int};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
@@ -15,6 +17,7 @@ use super::events::Listener;
 use super::facts::{DeviceFacts, DeviceLimits, GidFacts, LinkLayer, PortFacts, PortState};
 use super::ffi::{self, Verbs};
 use super::pool::MemoryPool;
+use super::removal::{self, Entry, Holder};
 use crate::verbs::VerbError;
 
 /// The longest GID table asked for; the kernel's own limit of entries that hold something is far
@@ -30,6 +33,8 @@ pub(super) struct Device {
     facts: DeviceFacts,
     pool: Arc<MemoryPool>,
     gone: OnceLock<String>,
+    /// A thread looks whether it is removed.
+    watched: AtomicBool,
     listeners: Mutex<Vec<(u32, Weak<dyn Listener>)>>,
 }
 
@@ -148,6 +153,7 @@ impl Device {
             facts: nothing,
             pool,
             gone: OnceLock::new(),
+            watched: AtomicBool::new(false),
             listeners: Mutex::default(),
         };
         device.facts = device.ask(name)?;
@@ -186,6 +192,20 @@ impl Device {
     /// The device is fatally broken or removed.
     pub(super) fn mark_gone(&self, why: &str) {
         let _ = self.gone.set(why.to_owned());
+    }
+
+    /// Its entry in sysfs, if it has one.
+    fn entry(&self) -> Option<Entry> {
+        // SAFETY: the context names its device for as long as it is open.
+        unsafe { entry_of(self.context()) }
+    }
+
+    /// From now on connections end when the device is removed, so that the removal can go on.
+    pub(super) fn watch_removal(self: &Arc<Self>) {
+        let Some(entry) = self.entry() else { return };
+        if !self.watched.swap(true, Ordering::AcqRel) {
+            removal::watch(entry, Box::new(Watch(Arc::downgrade(self))));
+        }
     }
 
     /// Tells `listener` of trouble with its queue pair, as long as it lives.
@@ -322,6 +342,37 @@ impl Device {
         }
         Ok(found)
     }
+}
+
+/// A device that is used, to be told of its removal. The thread that watches does not hold it.
+struct Watch(Weak<Device>);
+
+impl Holder for Watch {
+    fn holds(&self) -> bool {
+        self.0.strong_count() > 0
+    }
+
+    fn let_go(&self) {
+        let Some(device) = self.0.upgrade() else { return };
+        if device.gone().is_none() {
+            let why =
+                format!("the RDMA device {} is being removed from the system", device.facts.name);
+            tracing::warn!(device = %device.facts.name, "{why}; its connections end");
+            device.mark_gone(&why);
+        }
+        // Whoever came after the last time as well.
+        device.tell(None, device.gone().unwrap_or_default());
+    }
+}
+
+/// The entry in sysfs of a context's device.
+///
+/// # Safety
+/// The context is open.
+pub(super) unsafe fn entry_of(context: *mut ffi::ibv_context) -> Option<Entry> {
+    // SAFETY: an open context names its device, whose path is a C string inside it.
+    let path = unsafe { CStr::from_ptr((&raw const (*(*context).device).dev_path).cast()) };
+    Entry::at(std::path::Path::new(std::ffi::OsStr::from_bytes(path.to_bytes())))
 }
 
 /// An entry of a table of GIDs with its port, if it holds something we know.

@@ -9,6 +9,13 @@ pub(super) fn last_errno() -> i32 {
     std::io::Error::last_os_error().raw_os_error().unwrap_or(Errno::IO.raw_os_error())
 }
 
+/// Forgets what an earlier verb left behind.
+#[allow(unsafe_code)]
+pub(super) fn clear_errno() {
+    // SAFETY: the place is this thread's own.
+    unsafe { *libc::__errno_location() = 0 };
+}
+
 /// A verb that failed with an errno, and what a person can do about it.
 pub(super) fn failed(verb: &'static str, errno: i32, what: impl Into<String>) -> VerbError {
     // Some drivers return the errno negated (Soft-iWARP's post verbs do).
@@ -38,7 +45,10 @@ fn advice(verb: &str, errno: i32) -> Option<String> {
     if errno == Errno::NOMEM && registers {
         return Some(memlock_advice());
     }
-    if errno == Errno::ACCESS || errno == Errno::PERM {
+    // libibverbs tries a node of another name when it may not open the first, and reports that one
+    // missing.
+    let hidden = verb == "ibv_open_device" && errno == Errno::NOENT;
+    if errno == Errno::ACCESS || errno == Errno::PERM || hidden {
         return Some(
             "may this user open /dev/infiniband/uverbs* and rdma_cm (usually mode 0666, or a group \
              rdma)? In a container: --device /dev/infiniband and a memlock limit"
@@ -76,6 +86,8 @@ mod tests {
         let text = failed("ibv_reg_mr", Errno::NOMEM.raw_os_error(), "4096 bytes").to_string();
         assert!(text.contains("memlock") && text.contains("4096 bytes"), "{text}");
         let text = failed("ibv_open_device", Errno::ACCESS.raw_os_error(), "rxe0").to_string();
+        assert!(text.contains("/dev/infiniband"), "{text}");
+        let text = failed("ibv_open_device", Errno::NOENT.raw_os_error(), "rxe0").to_string();
         assert!(text.contains("/dev/infiniband"), "{text}");
         let text = failed("ibv_get_device_list", Errno::NOSYS.raw_os_error(), "").to_string();
         assert!(text.contains("modprobe"), "{text}");

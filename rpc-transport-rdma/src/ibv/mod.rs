@@ -7,9 +7,11 @@
 //!   queue_pair         what the ring stands on
 //!     worker           the completion queues of one runtime
 //!       shared_cq      one completion queue for many queue pairs; sleeping and waking
+//!     send_slots     the send queue, counted
 //!   one file for each verbs object:
 //!     device  pd  mr  channel  cq  raw_qp  events (asynchronous ones)
 //!   pool, buddy        memory worth registering
+//!   removal            devices that are taken away
 //!   ffi/               the C functions
 //! ```
 //!
@@ -37,6 +39,8 @@ mod pool;
 mod queue_pair;
 mod raw_qp;
 mod read_order;
+mod removal;
+mod send_slots;
 mod shared_cq;
 mod upgrade;
 mod worker;

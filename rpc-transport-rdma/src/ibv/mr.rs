@@ -4,7 +4,7 @@
 use std::mem::ManuallyDrop;
 use std::ptr::NonNull;
 use std::slice;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::error::failed_now;
 use super::ffi;
@@ -12,6 +12,41 @@ use super::pd::ProtectionDomain;
 use super::pool::Block;
 use crate::copy::copy_out;
 use crate::verbs::{Access, Region, RemoteAddr, VerbError};
+
+/// What makes memory known to a device. Ends with the region, or with its connection's queue pair
+/// if that goes first.
+#[derive(Debug)]
+pub(super) struct Registration(Mutex<Registered>);
+
+#[derive(Debug)]
+enum Registered {
+    At(NonNull<ffi::ibv_mr>, Arc<ProtectionDomain>),
+    Ended,
+    /// The device did not let go of the memory.
+    Stuck,
+}
+
+// SAFETY: verbs objects may be used from any thread.
+unsafe impl Send for Registration {}
+// SAFETY: as for Send; the lock keeps two from ending it.
+unsafe impl Sync for Registration {}
+
+impl Registration {
+    /// Ends it. Whether the device has let go of the memory.
+    pub(super) fn end(&self) -> bool {
+        let mut registered = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Registered::At(mr, pd) = &*registered {
+            // SAFETY: made by ibv_reg_mr, and ended once: the state changes below.
+            let result = unsafe { (pd.device().verbs().ibv_dereg_mr)(mr.as_ptr()) };
+            if result != 0 {
+                let device = &pd.device().facts().name;
+                tracing::error!(%device, result, "ibv_dereg_mr failed");
+            }
+            *registered = if result == 0 { Registered::Ended } else { Registered::Stuck };
+        }
+        matches!(*registered, Registered::Ended)
+    }
+}
 
 /// Registered memory.
 ///
@@ -23,8 +58,7 @@ use crate::verbs::{Access, Region, RemoteAddr, VerbError};
 ///   registered without the right to. A device writes it only by a READ of ours.
 #[derive(Debug)]
 pub struct IbvRegion {
-    mr: NonNull<ffi::ibv_mr>,
-    pd: Arc<ProtectionDomain>,
+    registration: Arc<Registration>,
     block: ManuallyDrop<Block>,
     len: usize,
     access: Access,
@@ -71,7 +105,10 @@ impl IbvRegion {
         // SAFETY: a region just made; its keys never change.
         let (lkey, rkey) = unsafe { (mr.as_ref().lkey, mr.as_ref().rkey) };
         let block = ManuallyDrop::new(block);
-        Ok(IbvRegion { mr, pd: pd.clone(), block, len, access, lkey, rkey })
+        let registered = Registered::At(mr, pd.clone());
+        let registration = Arc::new(Registration(Mutex::new(registered)));
+        pd.remember(&registration);
+        Ok(IbvRegion { registration, block, len, access, lkey, rkey })
     }
 
     /// A scatter/gather element for some of the bytes.
@@ -128,15 +165,12 @@ impl Region for IbvRegion {
 
 impl Drop for IbvRegion {
     fn drop(&mut self) {
-        // SAFETY: the region was made by ibv_reg_mr and is dropped once.
-        let result = unsafe { (self.pd.device().verbs().ibv_dereg_mr)(self.mr.as_ptr()) };
-        if result == 0 {
+        if self.registration.end() {
             // SAFETY: taken once, here; the device has let go of it.
             unsafe { ManuallyDrop::drop(&mut self.block) };
         } else {
             // The device may still write there: better lost than given to somebody else.
-            let device = &self.pd.device().facts().name;
-            tracing::error!(%device, result, bytes = self.len, "ibv_dereg_mr failed; memory lost");
+            tracing::error!(bytes = self.len, "registered memory is lost");
         }
     }
 }

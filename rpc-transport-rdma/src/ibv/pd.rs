@@ -2,11 +2,12 @@
 #![allow(unsafe_code)]
 
 use std::ptr::NonNull;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use super::device::Device;
 use super::error::failed_now;
 use super::ffi;
+use super::mr::Registration;
 use crate::verbs::VerbError;
 
 /// A protection domain. Each connection has its own, so that a key of one connection means
@@ -15,6 +16,8 @@ use crate::verbs::VerbError;
 pub(super) struct ProtectionDomain {
     device: Arc<Device>,
     pd: NonNull<ffi::ibv_pd>,
+    /// What is registered in it.
+    registrations: Mutex<Vec<Weak<Registration>>>,
 }
 
 // SAFETY: verbs objects may be used from any thread; this one lives until drop.
@@ -28,11 +31,29 @@ impl ProtectionDomain {
         let pd = unsafe { (device.verbs().ibv_alloc_pd)(device.context()) };
         let pd = NonNull::new(pd)
             .ok_or_else(|| failed_now("ibv_alloc_pd", device.facts().name.clone()))?;
-        Ok(Arc::new(ProtectionDomain { device: device.clone(), pd }))
+        let registrations = Mutex::default();
+        Ok(Arc::new(ProtectionDomain { device: device.clone(), pd, registrations }))
     }
 
     pub(super) fn device(&self) -> &Arc<Device> {
         &self.device
+    }
+
+    /// Remembers a registration, to end it with the connection.
+    pub(super) fn remember(&self, registration: &Arc<Registration>) {
+        let mut all = self.registrations.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|one| one.strong_count() > 0);
+        all.push(Arc::downgrade(registration));
+    }
+
+    /// Ends every registration. The memory stays with whoever has it: a message that was pulled
+    /// and is kept by the program does not keep the device open.
+    pub(super) fn end_registrations(&self) {
+        let all =
+            std::mem::take(&mut *self.registrations.lock().unwrap_or_else(PoisonError::into_inner));
+        for registration in all.iter().filter_map(Weak::upgrade) {
+            registration.end();
+        }
     }
 
     /// Valid for as long as `self`.

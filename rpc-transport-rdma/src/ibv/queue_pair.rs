@@ -19,6 +19,7 @@ use super::mr::IbvRegion;
 use super::pd::ProtectionDomain;
 use super::raw_qp::{RawQueuePair, read_request, send_request, write_request};
 use super::read_order::ReadOrder;
+use super::send_slots::SendSlots;
 use super::shared_cq::{Inbox, SharedCq};
 use super::wr_id::WrId;
 use crate::verbs::{
@@ -53,10 +54,7 @@ pub struct IbvQueuePair {
     /// What is received where there are no immediates, one place for each receive.
     received: Option<IbvRegion>,
     caps: Caps,
-    /// The send queue's length: the place of a request's word.
-    sends_posted: u64,
-    /// Number of the last send that completed.
-    last_send: u64,
+    sends: SendSlots,
     /// Completions that wait for a READ's.
     order: ReadOrder<ffi::ibv_wc>,
     receives_posted: u64,
@@ -146,8 +144,7 @@ impl IbvQueuePair {
             pd,
             words,
             received,
-            sends_posted: 0,
-            last_send: 0,
+            sends: SendSlots::new(depths.send),
             order: ReadOrder::default(),
             receives_posted: 0,
             receives_completed: 0,
@@ -197,15 +194,27 @@ impl IbvQueuePair {
         if self.failing.is_none()
             && let Some(why) = self.seat.inbox.failure()
         {
-            let error = failed("asynchronous event", Errno::IO.raw_os_error(), why);
-            self.fail_because(Some(VerbError { context: why.to_owned(), ..error }));
+            let error = device_says(why);
+            self.fail_because(Some(error));
         }
     }
 
-    /// Whether nothing more can complete.
+    /// iWARP: that the connection manager says so.
+    fn disconnected(&mut self, cx: &mut Context<'_>) -> Option<VerbError> {
+        let Poll::Ready(why) = self.connection.as_mut()?.poll_closed(cx) else { return None };
+        Some(VerbError {
+            verb: "rdma_get_cm_event",
+            errno: Errno::CONNRESET.raw_os_error(),
+            context: format!("{}: {why}", self.device_name()),
+        })
+    }
+
+    /// Whether nothing more can complete. A request that was not signalled and succeeded just
+    /// before the failure never says so; then the timeout ends the wait.
     fn is_flushed(&self) -> bool {
         let Some(since) = self.failing else { return false };
-        self.receives_completed == self.receives_posted || since.elapsed() >= FLUSH_TIMEOUT
+        let all = self.receives_completed == self.receives_posted && self.sends.is_idle();
+        all || since.elapsed() >= FLUSH_TIMEOUT
     }
 
     fn final_error(&self) -> VerbError {
@@ -224,12 +233,27 @@ impl IbvQueuePair {
                 let (device, qp) = (self.device_name(), ffi::wc_qp_num(wc));
                 let vendor = ffi::wc_vendor_err(wc);
                 tracing::debug!(%device, qp, ?status, vendor, "a work request failed");
+                let number = ffi::wc_status(wc);
+                self.fail_because(Some(VerbError {
+                    verb: "ibv_poll_cq",
+                    errno: Errno::NOTCONN.raw_os_error(),
+                    context: format!(
+                        "{device}: queue pair {qp}: a work request failed: {status:?} (status \
+                         {number}, vendor error {vendor})"
+                    ),
+                }));
             }
             self.fail_because(None);
         }
         if !id.is_receive() {
-            self.last_send = id.number_after(self.last_send);
-            return Completion { what: Completed::Send { id: self.last_send }, status };
+            let position = id.number_after(self.sends.freed());
+            let Some(id) = self.sends.completed(position) else {
+                return self.broken_completion("a request that was not outstanding has completed");
+            };
+            return Completion { what: Completed::Send { id }, status };
+        }
+        if self.receives_completed == self.receives_posted {
+            return self.broken_completion("a receive that was not posted has completed");
         }
         let number = id.number_after(self.receives_completed);
         self.receives_completed += 1;
@@ -250,6 +274,14 @@ impl IbvQueuePair {
                 Completion { what: Completed::Receive { imm: 0 }, status }
             }
         }
+    }
+
+    /// The device contradicts itself: nothing it says of this queue pair can be trusted.
+    fn broken_completion(&mut self, what: &str) -> Completion {
+        let why = format!("{}: {what}", self.device_name());
+        self.fail_because(Some(failed("ibv_poll_cq", Errno::PROTO.raw_os_error(), why)));
+        let status = Status::Other(ibv_wc_status::IBV_WC_BAD_RESP_ERR);
+        Completion { what: Completed::Receive { imm: 0 }, status }
     }
 
     /// The immediate of a receive, or of the SEND that stands for one.
@@ -286,7 +318,7 @@ impl IbvQueuePair {
         word: &mut [u8; WORD_BYTES],
         at: u64,
     ) -> ffi::ibv_send_wr {
-        let id = WrId::send(self.seat.inbox.key(), request.id).raw();
+        let id = WrId::send(self.seat.inbox.key(), at).raw();
         let mut flags = if request.signaled { ibv_send_flags::IBV_SEND_SIGNALED.0 } else { 0 };
         match request.op {
             Op::Write { from, to, imm } => {
@@ -331,13 +363,19 @@ impl IbvQueuePair {
                 ibv_send_flags::IBV_SEND_INLINE.0
             }
             Some(region) => {
-                let place = (at % u64::from(self.caps.send_depth)) as usize * WORD_BYTES;
+                let place = self.sends.slot(at) * WORD_BYTES;
                 region.bytes_mut()[place..place + len].copy_from_slice(&word[..len]);
                 *element = region.element(place, len);
                 0
             }
         }
     }
+}
+
+/// What others have noticed of the device.
+fn device_says(why: &str) -> VerbError {
+    let errno = Errno::NODEV.raw_os_error();
+    VerbError { verb: "ibv_get_async_event", errno, context: why.to_owned() }
 }
 
 fn status_of(status: ibv_wc_status::Type) -> Status {
@@ -384,17 +422,20 @@ impl QueuePair for IbvQueuePair {
             return Err(PostError::Failed);
         }
         assert!(list.len() <= MAX_LIST, "a list of {} work requests", list.len());
+        if !self.sends.has_room(list.len()) {
+            return Err(PostError::Full);
+        }
         let mut elements = [ffi::ibv_sge::default(); MAX_LIST];
         let mut words = [[0; WORD_BYTES]; MAX_LIST];
         let mut chain = [ffi::ibv_send_wr::default(); MAX_LIST];
         for (index, request) in list.iter().enumerate() {
-            let at = self.sends_posted + index as u64;
+            let at = self.sends.position(index);
             chain[index] = self.prepare(request, &mut elements[index], &mut words[index], at);
         }
         let Some(qp) = &self.qp else { return Err(PostError::Failed) };
         match qp.post_send(&mut chain[..list.len()]) {
             Ok(()) => {
-                self.sends_posted += list.len() as u64;
+                self.sends.posted(list.iter().map(|request| request.id));
                 for (request, raw) in list.iter().zip(&chain) {
                     if request.signaled && matches!(request.op, Op::Read { .. }) {
                         self.order.read_posted(WrId::from_raw(raw.wr_id));
@@ -418,6 +459,10 @@ impl QueuePair for IbvQueuePair {
     fn post_receives(&mut self, count: u32) -> Result<(), PostError> {
         if self.failing.is_some() {
             return Err(PostError::Failed);
+        }
+        let outstanding = self.receives_posted - self.receives_completed;
+        if outstanding + u64::from(count) > u64::from(self.caps.receive_depth) + 1 {
+            return Err(PostError::Full);
         }
         let mut left = count as usize;
         while left > 0 {
@@ -486,15 +531,9 @@ impl QueuePair for IbvQueuePair {
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), VerbError>> {
         self.watched.leave();
         self.notice_failure();
-        if let Some(connection) = &mut self.connection
-            && self.failing.is_none()
-            && let Poll::Ready(why) = connection.poll_closed(cx)
+        if self.failing.is_none()
+            && let Some(error) = self.disconnected(cx)
         {
-            let error = VerbError {
-                verb: "rdma_get_cm_event",
-                errno: Errno::CONNRESET.raw_os_error(),
-                context: format!("{}: {why}", self.device_name()),
-            };
             self.fail_because(Some(error));
             return Poll::Ready(Ok(()));
         }
@@ -518,6 +557,16 @@ impl QueuePair for IbvQueuePair {
             Ok(false) => Poll::Ready(Ok(())),
             Err(error) => Poll::Ready(Err(error)),
         }
+    }
+
+    fn failure(&mut self) -> Option<VerbError> {
+        if self.failure.is_none() {
+            self.failure = match self.seat.inbox.failure() {
+                Some(why) => Some(device_says(why)),
+                None => self.disconnected(&mut Context::from_waker(Waker::noop())),
+            };
+        }
+        self.failure.clone()
     }
 
     fn poll_event_in(
@@ -551,6 +600,8 @@ impl Drop for IbvQueuePair {
         self.connection = None;
         // Before the seat is given up, so that nothing completes there any more.
         self.qp = None;
+        // Nothing can touch the memory now.
+        self.pd.end_registrations();
     }
 }
 

@@ -7,8 +7,7 @@ use std::sync::Arc;
 use super::address::Network;
 use super::config::{IbvConfig, Path};
 use super::cq::CompletionQueue;
-use super::error::failed;
-use super::error::failed_now;
+use super::error::{clear_errno, failed, last_errno};
 use super::ffi::{
     self, ibv_qp_attr_mask as mask, ibv_qp_state as state, ibv_send_wr, ibv_wr_opcode as opcode,
 };
@@ -91,6 +90,8 @@ impl RawQueuePair {
             },
             ..Default::default()
         };
+        // Not every provider says why it has failed; what an older call said would mislead.
+        clear_errno();
         // SAFETY: domain and completion queue live; the attributes are written back by the call.
         let qp = unsafe { (pd.device().verbs().ibv_create_qp)(pd.as_ptr(), &raw mut init) };
         let qp = NonNull::new(qp).ok_or_else(|| {
@@ -101,7 +102,14 @@ impl RawQueuePair {
                 wanted.receive,
                 wanted.inline_bytes
             );
-            failed_now("ibv_create_qp", what)
+            match last_errno() {
+                0 => VerbError {
+                    verb: "ibv_create_qp",
+                    errno: rustix::io::Errno::NOBUFS.raw_os_error(),
+                    context: format!("{what}; the provider does not say why, see dmesg"),
+                },
+                errno => failed("ibv_create_qp", errno, what),
+            }
         })?;
         let inline_bytes = init.cap.max_inline_data.min(wanted.inline_bytes);
         let depths = Depths { inline_bytes, ..wanted };

@@ -156,8 +156,11 @@ impl SharedCq {
         // channel.
         let fd = unsafe { AsyncFd::register(Watched(shared.channel.clone())) };
         let fd = fd.map_err(|error| not_watched("a completion channel", error.into()))?;
-        let task = tokio::spawn(watch(fd, Arc::downgrade(&shared)));
+        // The one that can fail first: a task that nobody aborts would keep the device open.
         let events = events::watch(device)?;
+        let watching = Watching { shared: Arc::downgrade(&shared) };
+        let task = tokio::spawn(watch(fd, watching));
+        device.watch_removal();
         let _ = shared.watchers.set([task.abort_handle(), events]);
         Ok(shared)
     }
@@ -374,10 +377,26 @@ impl AsRawFd for Watched {
     }
 }
 
-async fn watch(fd: AsyncFd<Watched>, shared: Weak<SharedCq>) {
+/// Held by the watcher. It is dropped before the queue only when the runtime has ended; then
+/// nobody who sleeps would be woken any more.
+struct Watching {
+    shared: Weak<SharedCq>,
+}
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        if let Some(shared) = self.shared.upgrade()
+            && !shared.is_broken()
+        {
+            shared.break_down("the runtime that watched the completion queue has ended");
+        }
+    }
+}
+
+async fn watch(fd: AsyncFd<Watched>, watching: Watching) {
     loop {
         let readable = fd.readable().await;
-        let Some(shared) = shared.upgrade() else { return };
+        let Some(shared) = watching.shared.upgrade() else { return };
         let handled = match readable {
             // Cleared first: an event that comes while these are taken makes it ready again.
             Ok(mut guard) => {

@@ -57,6 +57,9 @@ const LISTENING: u8 = 2;
 const TOKEN_BYTES: usize = 16;
 /// What the first message over RDMA carries.
 const PROBE: u32 = 0x6F62_7270;
+/// What keeps packets of RoCE v2 from arriving where TCP gets through.
+const NO_PACKET_ADVICE: &str =
+    "is UDP port 4791 open between them, and the GID of the right network?";
 
 /// The verbs devices as one channel, or one worker of a server, uses them: what is configured, and
 /// the completion queues its connections share.
@@ -242,7 +245,7 @@ impl Ibv {
             let (remote, mtu) = parse_queue_pair(&message)?;
             half.connect(choice, &remote, mtu, &self.config)?;
         }
-        probe(&mut half.queue_pair, true).await?;
+        self.first_message(&mut half.queue_pair, choice, true).await?;
         Ok(half.queue_pair)
     }
 
@@ -271,8 +274,27 @@ impl Ibv {
             half.connect(choice, &remote, mtu, &self.config)?;
             send(exchange, &message).await?;
         }
-        probe(&mut half.queue_pair, false).await?;
+        self.first_message(&mut half.queue_pair, choice, false).await?;
         Ok(half.queue_pair)
+    }
+
+    /// The probe, for as long as a device may need to use its retries up. (Soft-RoCE takes longer,
+    /// and the other end hears nothing at all.)
+    async fn first_message(
+        &self,
+        queue_pair: &mut IbvQueuePair,
+        choice: &Choice,
+        first: bool,
+    ) -> Result<(), String> {
+        let limit = self.config.retries_bound();
+        let probed = tokio::time::timeout(limit, probe(queue_pair, first)).await;
+        probed.unwrap_or_else(|_| {
+            let advice = match choice.candidate.endpoint.network {
+                Network::RoceV2 => NO_PACKET_ADVICE,
+                _ => "do the networks of both devices meet?",
+            };
+            Err(format!("the first message over RDMA was not answered in {limit:?}: {advice}"))
+        })
     }
 
     /// A queue pair that can be written to as soon as it is connected.
@@ -470,9 +492,9 @@ async fn probe<Q: QueuePair>(queue_pair: &mut Q, first: bool) -> Result<(), Stri
 
 fn probe_failed(what: Completed, status: Status) -> String {
     match (what, status) {
-        (_, Status::RetryExceeded) => "no packet of the RDMA devices gets through (retry \
-            exceeded): is UDP port 4791 open between them, and the GID of the right network?"
-            .to_owned(),
+        (_, Status::RetryExceeded) => format!(
+            "no packet of the RDMA devices gets through (retry exceeded): {NO_PACKET_ADVICE}"
+        ),
         (what, status) => format!("the first message over RDMA failed: {what:?}, {status:?}"),
     }
 }

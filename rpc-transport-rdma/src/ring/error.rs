@@ -4,6 +4,11 @@ use rdma_rpc_core::link::LinkError;
 
 use crate::verbs::{PostError, Status, VerbError};
 
+/// The bootstrap connection has ended.
+pub(super) fn gone(reason: &std::io::Error) -> LinkError {
+    LinkError::closed(format!("the peer's end is gone: {reason}"))
+}
+
 /// A verb failed.
 pub(super) fn verb_failed(error: &VerbError) -> LinkError {
     LinkError::io(error.to_string())
@@ -29,7 +34,8 @@ pub(super) fn completion_failed(what: &str, status: Status) -> LinkError {
             LinkError::closed(format!("{what}: the peer's device does not answer (retry exceeded)"))
         }
         Status::Flushed | Status::Success => LinkError::closed(format!(
-            "{what}: flushed; the queue pair failed, as it does when the peer's end is gone"
+            "{what}: flushed; the queue pair failed, as it does when the peer's end is gone, and \
+             nothing says why"
         )),
         Status::ReceiverNotReady => LinkError::misbehaved(format!(
             "{what}: the peer has fewer receives posted than its hello and credits say \
@@ -42,8 +48,26 @@ pub(super) fn completion_failed(what: &str, status: Status) -> LinkError {
              access error): its process has ended, or it gave a wrong one"
         )),
         Status::Other(number) => {
-            LinkError::io(format!("{what}: the device completed it with status {number}"))
+            let name = other_name(number);
+            LinkError::io(format!("{what}: the device completed it with status {number} ({name})"))
         }
+    }
+}
+
+/// What the verbs call a completion status (`enum ibv_wc_status`; InfiniBand Architecture
+/// Specification 1.4, section 11.6.2).
+fn other_name(status: u32) -> &'static str {
+    match status {
+        1 => "local length error",
+        2 => "local queue pair operation error",
+        4 => "local protection error",
+        7 => "bad response",
+        8 => "local access error",
+        11 => "remote operation error: the peer's device could not do it",
+        16 => "the peer aborted the operation",
+        19 => "fatal error of the device",
+        21 => "general error of the device",
+        _ => "see enum ibv_wc_status",
     }
 }
 

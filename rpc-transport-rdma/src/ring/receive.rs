@@ -1,12 +1,13 @@
 //! Receiving: completions, arrived bursts, and copying them out.
 
 use std::ops::Range;
+use std::task::{Context, Poll, Waker};
 
 use rdma_rpc_core::link::LinkError;
 
 use super::bulk_pull::Finished;
 use super::credits::Position;
-use super::error::{completion_failed, verb_failed};
+use super::error::{completion_failed, gone, verb_failed};
 use super::immediate::{Immediate, claimed_count};
 use super::layout::{BURST_HEADER_BYTES, check_frames, frame_at, read_header};
 use super::link::RingLink;
@@ -24,8 +25,13 @@ impl<Q: QueuePair> RingLink<Q> {
     pub(super) fn progress(&mut self) -> Result<(), LinkError> {
         loop {
             let mut batch = [NO_COMPLETION; BATCH];
-            let polled = self.queue_pair.poll(&mut batch).map_err(|error| verb_failed(&error));
-            let count = self.ending(polled)?;
+            let count = match self.queue_pair.poll(&mut batch) {
+                Ok(count) => count,
+                Err(error) => {
+                    let error = self.why_failed().unwrap_or_else(|| verb_failed(&error));
+                    return Err(self.end(error));
+                }
+            };
             // A batch is never cut short: what was taken from the queue is nowhere else.
             for completion in &batch[..count] {
                 let handled = self.completed(*completion);
@@ -203,7 +209,7 @@ impl<Q: QueuePair> RingLink<Q> {
     }
 
     /// Why nothing will come any more, if that is so and everything has been delivered.
-    pub(super) fn end_of_stream(&self) -> Option<LinkError> {
+    pub(super) fn end_of_stream(&mut self) -> Option<LinkError> {
         if self.has_received() {
             return None;
         }
@@ -212,7 +218,35 @@ impl<Q: QueuePair> RingLink<Q> {
         }
         // Receives complete in order: once the last has come back, nothing that arrived before
         // the failure can still be on its way to us.
-        let failed = self.ending.failed.as_ref()?;
-        (self.receiver.receives_posted == 0).then(|| failed.clone())
+        self.ending.failed.as_ref()?;
+        if self.receiver.receives_posted > 0 {
+            return None;
+        }
+        self.why_failed()
+    }
+
+    /// Why the queue pair has failed; `None` if only the device can say.
+    fn why_failed(&mut self) -> Option<LinkError> {
+        if self.ending.failed.is_some() && !self.ending.failed_by_flush {
+            return self.ending.failed.clone();
+        }
+        self.behind_the_flush().or_else(|| self.ending.failed.clone())
+    }
+
+    /// What made the queue pair flush, if the device or the bootstrap connection knows. The flush
+    /// is often seen first.
+    fn behind_the_flush(&mut self) -> Option<LinkError> {
+        if let Some(error) = self.queue_pair.failure() {
+            return Some(LinkError::closed(error.to_string()));
+        }
+        if self.ending.liveness_closed {
+            return self.ending.failed.clone();
+        }
+        // The link is over: nobody needs to be woken.
+        let mut cx = Context::from_waker(Waker::noop());
+        match self.liveness.as_mut()?.poll_closed(&mut cx) {
+            Poll::Ready(reason) => Some(gone(&reason)),
+            Poll::Pending => None,
+        }
     }
 }

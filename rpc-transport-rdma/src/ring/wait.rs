@@ -5,7 +5,7 @@ use std::task::{Context, Poll};
 use rdma_rpc_core::link::{Link, LinkError, LinkErrorKind};
 use rdma_rpc_core::poll_set::PollSet;
 
-use super::error::verb_failed;
+use super::error::{gone, verb_failed};
 use super::link::RingLink;
 use crate::verbs::QueuePair;
 
@@ -85,7 +85,7 @@ impl<Q: QueuePair> RingLink<Q> {
             && let Poll::Ready(reason) = liveness.poll_closed(cx)
         {
             self.ending.liveness_closed = true;
-            self.fail(LinkError::closed(format!("the peer's end is gone: {reason}")), true);
+            self.fail(gone(&reason), false);
             return Poll::Ready(Ok(()));
         }
         if std::mem::take(&mut self.device_full) {

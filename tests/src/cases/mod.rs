@@ -10,7 +10,7 @@ pub mod life;
 pub mod metadata;
 pub mod progress;
 pub mod sizes;
-mod support;
+pub mod support;
 pub mod time;
 pub mod wire;
 

@@ -17,16 +17,18 @@ use crate::proto::{
     StreamingOutputCallResponse,
 };
 
-pub(super) const KIB: usize = 1 << 10;
-pub(super) const MIB: usize = 1 << 20;
+/// 1024.
+pub const KIB: usize = 1 << 10;
+/// 1024 times that.
+pub const MIB: usize = 1 << 20;
 
 /// A unary request with a payload, which asks for one.
-pub(super) fn simple(payload: Bytes, response_bytes: usize) -> SimpleRequest {
+pub fn simple(payload: Bytes, response_bytes: usize) -> SimpleRequest {
     SimpleRequest { payload, response_bytes: response_bytes as u32, response_status: None }
 }
 
 /// A unary call with payloads of these sizes; both are checked byte by byte.
-pub(super) async fn exchange(
+pub async fn exchange(
     client: &TestServiceClient,
     request_bytes: usize,
     response_bytes: usize,
@@ -44,12 +46,13 @@ pub(super) async fn exchange(
     Ok(())
 }
 
-pub(super) fn behave(behaviour: Behaviour, millis: u32) -> BehaveRequest {
+/// What a handler shall do.
+pub fn behave(behaviour: Behaviour, millis: u32) -> BehaveRequest {
     BehaveRequest { behaviour: behaviour.into(), millis }
 }
 
 /// Asks for responses of these sizes, all of them `repetitions` times.
-pub(super) fn output(sizes: &[usize], repetitions: u32) -> StreamingOutputCallRequest {
+pub fn output(sizes: &[usize], repetitions: u32) -> StreamingOutputCallRequest {
     let response_parameters = sizes
         .iter()
         .map(|bytes| ResponseParameters { bytes: *bytes as u32, interval_us: 0 })
@@ -58,7 +61,7 @@ pub(super) fn output(sizes: &[usize], repetitions: u32) -> StreamingOutputCallRe
 }
 
 /// The next response, which must be number `number` with a payload of `bytes`.
-pub(super) async fn next(
+pub async fn next(
     responses: &mut Streaming<StreamingOutputCallResponse>,
     number: u64,
     bytes: usize,
@@ -70,13 +73,13 @@ pub(super) async fn next(
 }
 
 /// The stream is over, and well.
-pub(super) async fn over(mut responses: Streaming<StreamingOutputCallResponse>) {
+pub async fn over(mut responses: Streaming<StreamingOutputCallResponse>) {
     let rest = responses.message().await.expect("the stream ends well");
     assert!(rest.is_none(), "more responses than were asked for");
 }
 
 /// The code and message a call failed with.
-pub(super) fn failure<T>(result: Result<Response<T>, Status>) -> Status {
+pub fn failure<T>(result: Result<Response<T>, Status>) -> Status {
     match result {
         Ok(_) => panic!("the call succeeded"),
         Err(status) => {
@@ -87,7 +90,7 @@ pub(super) fn failure<T>(result: Result<Response<T>, Status>) -> Status {
 }
 
 /// Runs `count` futures at once and gives what they gave.
-pub(super) async fn at_once<T, F>(count: usize, make: impl Fn(usize) -> F) -> Vec<T>
+pub async fn at_once<T, F>(count: usize, make: impl Fn(usize) -> F) -> Vec<T>
 where
     T: Send + 'static,
     F: Future<Output = T> + Send + 'static,
@@ -100,7 +103,7 @@ where
 }
 
 /// Fails with `what` when it takes longer than [`allowed`].
-pub(super) async fn within<T>(limit: Duration, what: &str, future: impl Future<Output = T>) -> T {
+pub async fn within<T>(limit: Duration, what: &str, future: impl Future<Output = T>) -> T {
     let limit = allowed(limit);
     tokio::time::timeout(limit, future)
         .await
@@ -108,14 +111,14 @@ pub(super) async fn within<T>(limit: Duration, what: &str, future: impl Future<O
 }
 
 /// A stream of requests fed by hand.
-pub(super) fn fed<T: Send + 'static>()
+pub fn fed<T: Send + 'static>()
 -> (tokio::sync::mpsc::Sender<T>, impl Stream<Item = T> + Send + 'static) {
     let (sender, mut receiver) = tokio::sync::mpsc::channel(1);
     (sender, futures_util::stream::poll_fn(move |cx| receiver.poll_recv(cx)))
 }
 
 /// The size of a `bytes` field with which a message of nothing else has `total` bytes.
-pub(super) fn field_bytes(total: usize) -> Option<usize> {
+pub fn field_bytes(total: usize) -> Option<usize> {
     let varint = |value: usize| (1..).find(|bytes| value >> (7 * bytes) == 0);
     (1..=5).find_map(|len| {
         let bytes = total.checked_sub(1 + len)?;

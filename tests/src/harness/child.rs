@@ -38,11 +38,15 @@ pub struct Child {
 impl Child {
     /// Starts the binary with these arguments on the client's host, which is this one.
     pub fn client(arguments: &[&str]) -> Child {
-        Child::start("", arguments, &[])
+        Child::start(arguments, &[])
     }
 
-    /// Starts the binary behind a prefix that moves it to another host.
-    fn start(prefix: &str, arguments: &[&str], variables: &[(&str, String)]) -> Child {
+    /// Starts the binary with these arguments, on this host.
+    pub fn start(arguments: &[&str], variables: &[(&str, String)]) -> Child {
+        Child::start_behind("", arguments, variables)
+    }
+
+    fn start_behind(prefix: &str, arguments: &[&str], variables: &[(&str, String)]) -> Child {
         let program = binary();
         let mut words = prefix.split_whitespace().map(PathBuf::from).chain([program.clone()]);
         let mut command = Command::new(words.next().expect("the program at least"));
@@ -59,7 +63,7 @@ impl Child {
     pub(super) fn server(config: &ServerConfig) -> (Child, String) {
         let text = toml::to_string(config).expect("a configuration is TOML");
         let prefix = std::env::var("CONFORMANCE_SERVER_PREFIX").unwrap_or_default();
-        let mut child = Child::start(&prefix, &["server"], &[(SERVER_CONFIG, text)]);
+        let mut child = Child::start_behind(&prefix, &["server"], &[(SERVER_CONFIG, text)]);
         let line = child.line();
         let address = line
             .strip_prefix("listening ")

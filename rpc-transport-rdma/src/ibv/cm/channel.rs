@@ -15,6 +15,7 @@ use tokio::io::unix::AsyncFd;
 use super::super::error::{failed, failed_now, last_errno, not_watched};
 use super::super::ffi::{self, RdmaCm};
 use super::id::CmId;
+use super::kept;
 use crate::verbs::VerbError;
 
 /// What cannot be watched when an event channel cannot.
@@ -121,10 +122,13 @@ impl EventChannel {
     /// Takes an event, copies what it says, and acknowledges it.
     fn take(&self) -> Result<Option<Event>, VerbError> {
         let mut event = ptr::null_mut();
+        // A request, or an address that was found, may open a device.
+        let library = kept::lock();
         // SAFETY: the channel lives and does not block; the place is written by the call.
         let result = unsafe { (self.cm().rdma_get_cm_event)(self.as_ptr(), &raw mut event) };
+        let errno = last_errno();
+        drop(library);
         if result != 0 {
-            let errno = last_errno();
             let again = [Errno::AGAIN, Errno::INTR].map(Errno::raw_os_error);
             if again.contains(&errno) {
                 return Ok(None);
@@ -224,6 +228,7 @@ impl fmt::Display for Event {
 impl Drop for Event {
     fn drop(&mut self) {
         if !self.request_taken {
+            let _library = kept::lock();
             // SAFETY: a request's id that nobody has taken is ours to destroy.
             unsafe { (self.cm.rdma_destroy_id)(self.id) };
         }

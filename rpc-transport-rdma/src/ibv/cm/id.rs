@@ -4,13 +4,14 @@
 use std::ffi::CStr;
 use std::net::SocketAddr;
 use std::ptr::{self, NonNull};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use socket2::SockAddr;
 
 use super::super::error::failed_now;
 use super::super::ffi;
 use super::channel::EventChannel;
+use super::kept::{self, Kept, Library};
 use crate::verbs::VerbError;
 
 /// What both ends say when they connect.
@@ -29,6 +30,8 @@ pub(in super::super) struct ConnectParams {
 pub(super) struct CmId {
     id: NonNull<ffi::rdma_cm_id>,
     channel: Arc<EventChannel>,
+    /// Its device as the library holds it, once it is bound to one.
+    context: OnceLock<Arc<Kept>>,
 }
 
 // SAFETY: librdmacm may be used from any thread; the id lives until drop.
@@ -51,7 +54,7 @@ impl CmId {
         let id = NonNull::new(id).filter(|_| result == 0);
         let id =
             id.ok_or_else(|| failed_now("rdma_create_id", "opening the connection manager"))?;
-        Ok(CmId { id, channel: channel.clone() })
+        Ok(CmId { id, channel: channel.clone(), context: OnceLock::new() })
     }
 
     /// Takes over the id of a request.
@@ -62,7 +65,9 @@ impl CmId {
         id: NonNull<ffi::rdma_cm_id>,
         channel: &Arc<EventChannel>,
     ) -> CmId {
-        CmId { id, channel: channel.clone() }
+        let taken = CmId { id, channel: channel.clone(), context: OnceLock::new() };
+        taken.note_device(&mut kept::lock());
+        taken
     }
 
     pub(super) fn channel(&self) -> &Arc<EventChannel> {
@@ -72,6 +77,21 @@ impl CmId {
     /// Valid for as long as `self`.
     pub(super) fn as_ptr(&self) -> *mut ffi::rdma_cm_id {
         self.id.as_ptr()
+    }
+
+    /// Remembers the device the library has opened for it, if it has.
+    pub(super) fn note_device(&self, library: &mut Library) {
+        // SAFETY: the id lives; once bound it names an open context.
+        let kept = unsafe {
+            let context = self.id.as_ref().verbs;
+            if context.is_null() || self.context.get().is_some() {
+                return;
+            }
+            library.met(context)
+        };
+        if let Some(kept) = kept {
+            let _ = self.context.set(kept);
+        }
     }
 
     /// The device it is bound to.
@@ -89,14 +109,17 @@ impl CmId {
 
     pub(super) fn bind(&self, address: SocketAddr) -> Result<(), VerbError> {
         let c_address = SockAddr::from(address);
+        let mut library = kept::lock();
         // SAFETY: id and address live during the call, which only reads the address.
         let result = unsafe {
             (self.channel.cm().rdma_bind_addr)(self.as_ptr(), c_address.as_ptr().cast_mut().cast())
         };
+        self.note_device(&mut library);
         self.done("rdma_bind_addr", result, || format!("the address {}", address.ip()))
     }
 
     pub(super) fn listen(&self) -> Result<(), VerbError> {
+        let _library = kept::lock();
         // SAFETY: the id lives.
         let result = unsafe { (self.channel.cm().rdma_listen)(self.as_ptr(), 1) };
         self.done("rdma_listen", result, || "awaiting the client".to_owned())
@@ -113,6 +136,7 @@ impl CmId {
         timeout_ms: i32,
     ) -> Result<(), VerbError> {
         let c_address = SockAddr::from(remote);
+        let mut library = kept::lock();
         // SAFETY: id and address live during the call, which only reads the address.
         let result = unsafe {
             (self.channel.cm().rdma_resolve_addr)(
@@ -122,6 +146,7 @@ impl CmId {
                 timeout_ms,
             )
         };
+        self.note_device(&mut library);
         self.done("rdma_resolve_addr", result, || format!("the server at {remote}"))
     }
 
@@ -180,6 +205,7 @@ fn c_params(params: &ConnectParams) -> ffi::rdma_conn_param {
 
 impl Drop for CmId {
     fn drop(&mut self) {
+        let _library = kept::lock();
         // SAFETY: made or taken over once, destroyed once; events are acknowledged as they are
         // taken, so this does not wait for any.
         let result = unsafe { (self.channel.cm().rdma_destroy_id)(self.as_ptr()) };

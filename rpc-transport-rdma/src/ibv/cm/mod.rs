@@ -6,6 +6,7 @@
 
 mod channel;
 mod id;
+mod kept;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -98,11 +99,34 @@ pub(super) async fn connect(
     id.bind(SocketAddr::new(local, 0))?;
     id.resolve_address(remote, RESOLVE_MS)?;
     expect(&channel, &id, ffi::RDMA_CM_EVENT_ADDR_RESOLVED).await?;
+    id.note_device(&mut kept::lock());
     id.resolve_route(RESOLVE_MS)?;
     expect(&channel, &id, ffi::RDMA_CM_EVENT_ROUTE_RESOLVED).await?;
-    id.connect(&params, token)?;
+    let token = token.to_vec();
+    let id = aside(move || id.connect(&params, &token).map(|()| id)).await?;
     established(&channel, &id).await?;
     Ok(Connection { id, channel })
+}
+
+/// Runs in a thread of its own what may sleep in the kernel: `rdma_connect` on Soft-iWARP waits
+/// for the answer to its SYN, two minutes if packets are dropped. Not among the runtime's blocking
+/// tasks, because a runtime that ends would wait for it.
+async fn aside<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, VerbError> + Send + 'static,
+) -> Result<T, VerbError> {
+    let (done, result) = tokio::sync::oneshot::channel();
+    let run = move || {
+        // If nobody waits any more, the result is dropped here.
+        let _ = done.send(work());
+    };
+    let thread = std::thread::Builder::new().name("rdma-rpc-connect".into()).spawn(run);
+    let gone = |error: Option<std::io::Error>| {
+        let errno = error.and_then(|error| error.raw_os_error());
+        let errno = errno.unwrap_or(rustix::io::Errno::AGAIN.raw_os_error());
+        failed("rdma_connect", errno, "a thread to connect in")
+    };
+    thread.map_err(|error| gone(Some(error)))?;
+    result.await.unwrap_or_else(|_| Err(gone(None)))
 }
 
 async fn established(channel: &EventChannel, id: &CmId) -> Result<(), VerbError> {
