@@ -54,10 +54,6 @@ pub struct IbvQueuePair {
     received: Option<IbvRegion>,
     caps: Caps,
     sends: SendSlots,
-    /// Soft-iWARP completes what was posted after a READ before the READ, unless it is fenced.
-    fences_reads: bool,
-    /// The position behind the last READ.
-    reads_end: u64,
     receives_posted: u64,
     receives_completed: u64,
     failing: Option<Instant>,
@@ -128,7 +124,6 @@ impl IbvQueuePair {
             let len = depths.receive as usize * IMM_BYTES;
             Some(IbvRegion::new(&pd, len, Access::ReadTarget)?)
         };
-        let fences_reads = pd.device().facts().is_soft_iwarp();
         let listener: Arc<dyn Listener> = seat.clone();
         pd.device().listen(qp.number(), Arc::downgrade(&listener));
         Ok(IbvQueuePair {
@@ -147,8 +142,6 @@ impl IbvQueuePair {
             words,
             received,
             sends: SendSlots::new(depths.send),
-            fences_reads,
-            reads_end: 0,
             receives_posted: 0,
             receives_completed: 0,
             failing: None,
@@ -313,13 +306,6 @@ impl IbvQueuePair {
     ) -> ffi::ibv_send_wr {
         let id = WrId::send(self.seat.inbox.key(), at).raw();
         let mut flags = if request.signaled { ibv_send_flags::IBV_SEND_SIGNALED.0 } else { 0 };
-        if self.fences_reads {
-            if matches!(request.op, Op::Read { .. }) {
-                self.reads_end = at + 1;
-            } else if self.reads_end > self.sends.freed() {
-                flags |= ibv_send_flags::IBV_SEND_FENCE.0;
-            }
-        }
         match request.op {
             Op::Write { from, to, imm } => {
                 let has_bytes = from.is_some_and(|from| from.len > 0);
