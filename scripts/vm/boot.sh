@@ -29,7 +29,8 @@ start_qemu() {
 # Ends the guest when its time is over or it shows no life; why is left in the file `ended`.
 watch_guest() {
     local alive now begin=$SECONDS
-    while sleep 1; do
+    # As long as the run lives: once it is gone, the guest is, and its number may be another's.
+    while sleep 1 && kill -0 $$ 2>/dev/null; do
         if ((SECONDS - begin >= timeout)); then
             echo "124 not done after $timeout s (--timeout): the guest was ended" >"$run/ended"
         elif [ ! -e "$run/alive" ]; then

@@ -6,7 +6,7 @@
 . "$(dirname "${BASH_SOURCE[0]}")/perftest.sh"
 
 # Emulation makes everything slower; waiting for things may take this much longer.
-export CONFORMANCE_TIME_FACTOR=8
+export CONFORMANCE_TIME_FACTOR=16
 
 # What the tests are told of the two hosts. On siw one process is on one host: `alone` means that
 # its connections run from that host's device to itself.
@@ -80,7 +80,7 @@ listed() {
 
 # timeout runs programs, not functions.
 export programs
-export -f perftest rping_both devices program hosts tests listed
+export -f perftest perftest_once rping_both devices program hosts tests listed
 export -f conformance conformance_one_process conformance_tcp conformance_loss
 
 in_bash() { step "$1" "$2" bash -c '"$@"' bash "${@:3}"; }
@@ -89,9 +89,9 @@ steps() {
     local test limit threads
     in_bash devices 20 devices
     in_bash rping 40 rping_both
-    in_bash ib_write_lat 60 perftest ib_write_lat -s 32 -n 1000
-    in_bash ib_send_lat 60 perftest ib_send_lat -s 32 -n 1000
-    in_bash ib_write_bw 60 perftest ib_write_bw -s 65536 -n 300
+    in_bash ib_write_lat 90 perftest ib_write_lat -s 32 -n 1000
+    in_bash ib_send_lat 90 perftest ib_send_lat -s 32 -n 1000
+    in_bash ib_write_bw 90 perftest ib_write_bw -s 65536 -n 300
     in_bash "conformance tcp, some" 120 conformance_tcp
     in_bash "conformance, 2 hosts" 900 conformance
     in_bash "conformance, 1 process" 900 conformance_one_process

@@ -261,7 +261,8 @@ pub async fn restart_under_load(place: Place) {
     for _ in 0..4 {
         tokio::time::sleep(Duration::from_millis(150)).await;
         world.kill_server().await;
-        tokio::time::sleep(Duration::from_millis(30)).await;
+        // As long as the client may take to notice.
+        tokio::time::sleep(allowed(Duration::from_millis(30))).await;
         world.start_again().await;
         come_back_from_death(&client).await;
     }

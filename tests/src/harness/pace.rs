@@ -27,9 +27,10 @@ pub fn allowed(limit: Duration) -> Duration {
 }
 
 /// The time a device may take to acknowledge a packet here, from that on a real machine: the
-/// exponent of a power of two.
+/// exponent of a power of two. It grows with the factor's square root, because a packet that is
+/// lost costs all of it.
 pub(super) fn allowed_exponent(exponent: u8) -> u8 {
-    (u32::from(exponent) + factor().ilog2()).min(31) as u8
+    (u32::from(exponent) + factor().ilog2().div_ceil(2)).min(31) as u8
 }
 
 /// [`allowed`] for the milliseconds of a configuration or of a request.
