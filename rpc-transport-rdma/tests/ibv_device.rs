@@ -106,7 +106,7 @@ impl Party {
         let to = self.peer_ring.offset(offset as u64).unwrap();
         let imm = number as u32;
         let signaled = number % 7 == 6 || number % WINDOW as u64 == WINDOW as u64 - 1;
-        let together = self.end.qp.caps().write_with_imm && number % 3 > 0;
+        let together = self.end.qp.caps().write_with_imm && !number.is_multiple_of(3);
         let list = if together {
             let op = Op::Write { from: Some(from), to, imm: Some(imm) };
             vec![WorkRequest { id: number, op, signaled }]

@@ -176,7 +176,7 @@ impl Owner {
     }
 
     fn is_done(&self) -> bool {
-        let bulk = if self.bulk_every == 0 { 0 } else { self.count / self.bulk_every };
+        let bulk = self.count.checked_div(self.bulk_every).unwrap_or(0);
         self.sent == self.count
             && self.received == self.count
             && self.released == bulk

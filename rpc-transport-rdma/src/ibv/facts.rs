@@ -90,11 +90,6 @@ impl DeviceFacts {
     /// that its sender may still change must not be decoded in place, so on those devices long
     /// messages go through the ring.
     pub(super) fn has_private_reads(&self) -> bool {
-        !self.iwarp || self.is_soft_iwarp()
-    }
-
-    /// Whether it is the kernel's software iWARP.
-    pub(super) fn is_soft_iwarp(&self) -> bool {
-        self.iwarp && self.vendor_id == SIW_VENDOR
+        !self.iwarp || self.vendor_id == SIW_VENDOR
     }
 }

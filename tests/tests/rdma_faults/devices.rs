@@ -24,16 +24,6 @@ const DELETED: Duration = Duration::from_secs(6);
 /// How soon a channel works again.
 const AGAIN: Duration = Duration::from_secs(10);
 
-#[cfg(test)]
-mod tests {
-    crate::faults!(
-        client_device_removed,
-        server_device_removed,
-        idle_device_removed,
-        cut_iwarp_connection
-    );
-}
-
 /// The client's device is removed: the removal is done soon, calls end, the channel goes on by
 /// TCP, and takes RDMA with its next connection once the device is back.
 async fn client_device_removed() {
@@ -130,4 +120,14 @@ async fn cut_iwarp_connection() {
     assert_eq!(scene.transport(), "rdma");
     exchange(&scene.client, 1000, 1000).await.expect("it works");
     scene.client_holds_no_more_than(&before).await;
+}
+
+#[cfg(test)]
+mod tests {
+    crate::faults!(
+        client_device_removed,
+        server_device_removed,
+        idle_device_removed,
+        cut_iwarp_connection
+    );
 }

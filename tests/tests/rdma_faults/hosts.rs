@@ -17,18 +17,6 @@ const SILENT: Duration = Duration::from_millis(2 * (KEEPALIVE_MS.0 + KEEPALIVE_M
 /// pause after a failure comes on top.
 const AGAIN: Duration = Duration::from_secs(12);
 
-#[cfg(test)]
-mod tests {
-    crate::faults!(
-        blackholed_busy,
-        blackholed_idle,
-        rdma_packets_dropped,
-        short_link_flap,
-        long_link_flap,
-        one_percent_loss
-    );
-}
-
 /// No packet gets through: calls end, and go on over RDMA when the network heals.
 async fn blackholed_busy() {
     for progress in [Progress::Adaptive, Progress::Event] {
@@ -146,4 +134,16 @@ async fn one_percent_loss() {
     mixed(&scene.client, 2000).await.expect("lost packets are sent again");
     eprintln!("  2000 calls with 1 % loss in {:?}", begin.elapsed());
     assert_eq!(scene.transport(), "rdma");
+}
+
+#[cfg(test)]
+mod tests {
+    crate::faults!(
+        blackholed_busy,
+        blackholed_idle,
+        rdma_packets_dropped,
+        short_link_flap,
+        long_link_flap,
+        one_percent_loss
+    );
 }

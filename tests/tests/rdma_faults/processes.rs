@@ -20,18 +20,6 @@ const SILENT: Duration = Duration::from_millis(2 * (KEEPALIVE_MS.0 + KEEPALIVE_M
 /// How soon a channel works again when it can.
 const AGAIN: Duration = Duration::from_secs(10);
 
-#[cfg(test)]
-mod tests {
-    crate::faults!(
-        killed_server_busy,
-        killed_server_adaptive,
-        killed_server_event,
-        killed_client,
-        stopped_server,
-        server_restarted_and_late,
-    );
-}
-
 async fn killed_server_busy() {
     killed_server(Progress::Busy, 1).await;
 }
@@ -147,4 +135,16 @@ async fn server_restarted_and_late() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert_eq!(early.info().map(|info| info.transport), Some("rdma"));
+}
+
+#[cfg(test)]
+mod tests {
+    crate::faults!(
+        killed_server_busy,
+        killed_server_adaptive,
+        killed_server_event,
+        killed_client,
+        stopped_server,
+        server_restarted_and_late,
+    );
 }

@@ -105,7 +105,7 @@ async fn the_probe_goes_both_ways_on_every_kind_of_device() {
         for seed in 0..50 {
             let fabric = Fabric::new(seed);
             let config = SimConfig { write_with_imm, ..SimConfig::default() };
-            let (one, two) = fabric.pair(config.clone(), config);
+            let (one, two) = fabric.pair(config, config);
             let (mut one, mut two) = (one.queue_pair, two.queue_pair);
             one.post_receives(1).unwrap();
             two.post_receives(1).unwrap();
