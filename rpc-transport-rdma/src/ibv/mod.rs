@@ -42,6 +42,7 @@ mod read_order;
 mod removal;
 mod send_slots;
 mod shared_cq;
+mod status;
 mod upgrade;
 mod worker;
 mod wr_id;

@@ -21,6 +21,7 @@ use super::raw_qp::{RawQueuePair, read_request, send_request, write_request};
 use super::read_order::ReadOrder;
 use super::send_slots::SendSlots;
 use super::shared_cq::{Inbox, SharedCq};
+use super::status::status_of;
 use super::wr_id::WrId;
 use crate::verbs::{
     Access, Caps, Completed, Completion, Local, MAX_LIST, Op, PostError, QueuePair, Region, Status,
@@ -378,21 +379,6 @@ fn device_says(why: &str) -> VerbError {
     VerbError { verb: "ibv_get_async_event", errno, context: why.to_owned() }
 }
 
-fn status_of(status: ibv_wc_status::Type) -> Status {
-    match status {
-        ibv_wc_status::IBV_WC_SUCCESS => Status::Success,
-        ibv_wc_status::IBV_WC_WR_FLUSH_ERR => Status::Flushed,
-        ibv_wc_status::IBV_WC_RNR_RETRY_EXC_ERR => Status::ReceiverNotReady,
-        ibv_wc_status::IBV_WC_REM_ACCESS_ERR | ibv_wc_status::IBV_WC_REM_INV_REQ_ERR => {
-            Status::RemoteAccess
-        }
-        ibv_wc_status::IBV_WC_RETRY_EXC_ERR | ibv_wc_status::IBV_WC_RESP_TIMEOUT_ERR => {
-            Status::RetryExceeded
-        }
-        other => Status::Other(other),
-    }
-}
-
 impl QueuePair for IbvQueuePair {
     type Region = IbvRegion;
 
@@ -602,21 +588,5 @@ impl Drop for IbvQueuePair {
         self.qp = None;
         // Nothing can touch the memory now.
         self.pd.end_registrations();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn statuses_blame_the_right_end() {
-        use ibv_wc_status as wc;
-        assert_eq!(status_of(wc::IBV_WC_SUCCESS), Status::Success);
-        assert_eq!(status_of(wc::IBV_WC_WR_FLUSH_ERR), Status::Flushed);
-        assert_eq!(status_of(wc::IBV_WC_RETRY_EXC_ERR), Status::RetryExceeded);
-        assert_eq!(status_of(wc::IBV_WC_RNR_RETRY_EXC_ERR), Status::ReceiverNotReady);
-        assert_eq!(status_of(wc::IBV_WC_REM_ACCESS_ERR), Status::RemoteAccess);
-        assert_eq!(status_of(4711), Status::Other(4711));
     }
 }
