@@ -314,9 +314,10 @@ impl Ibv {
         let qp = RawQueuePair::new(&pd, seat.shared.cq(), depths).map_err(text)?;
         qp.to_init(choice.candidate.port).map_err(text)?;
         let private = device.facts().has_private_reads();
+        let most = config.reads_in_flight.min(device.facts().most_reads());
         let reads = Reads {
-            responder: config.reads_in_flight.min(limits.max_reads_responder),
-            initiator: config.reads_in_flight.min(limits.max_reads_initiator),
+            responder: most.min(limits.max_reads_responder),
+            initiator: most.min(limits.max_reads_initiator),
         };
         let parts = Parts {
             pd,

@@ -12,6 +12,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use rustix::io::Errno;
+
 use self::channel::{Event, EventChannel};
 use self::id::CmId;
 pub(super) use self::id::ConnectParams;
@@ -23,6 +25,10 @@ use crate::verbs::VerbError;
 /// of its own.
 const RESOLVE_MS: i32 = 2000;
 
+/// How often a port is chosen anew. The connection manager gives out ports that are free among its
+/// own; Soft-iWARP then needs the TCP port of the same number, which a socket may have.
+const PORT_ATTEMPTS: u32 = 16;
+
 /// Connections that others may try to make at a port of ours before we give up.
 const MAX_STRANGERS: usize = 64;
 
@@ -32,7 +38,7 @@ pub(super) fn device_of(ip: IpAddr) -> Result<String, VerbError> {
     let id = CmId::new(&channel)?;
     id.bind(SocketAddr::new(ip, 0))?;
     id.device_name().ok_or_else(|| {
-        let errno = rustix::io::Errno::NODEV.raw_os_error();
+        let errno = Errno::NODEV.raw_os_error();
         failed("rdma_bind_addr", errno, format!("no RDMA device has the address {ip}"))
     })
 }
@@ -47,11 +53,17 @@ pub(super) struct Listener {
 impl Listener {
     /// Listens at an address, on any port.
     pub(super) fn bind(ip: IpAddr) -> Result<Listener, VerbError> {
-        let channel = EventChannel::new()?;
-        let id = CmId::new(&channel)?;
-        id.bind(SocketAddr::new(ip, 0))?;
-        id.listen()?;
-        Ok(Listener { id, channel })
+        for attempt in 1.. {
+            let channel = EventChannel::new()?;
+            let id = CmId::new(&channel)?;
+            id.bind(SocketAddr::new(ip, 0))?;
+            match id.listen() {
+                Ok(()) => return Ok(Listener { id, channel }),
+                Err(error) if attempt < PORT_ATTEMPTS && is_port_taken(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        unreachable!("the last attempt returns")
     }
 
     pub(super) fn port(&self) -> u16 {
@@ -73,7 +85,7 @@ impl Listener {
             let Some(id) = event.into_request(&self.channel, token) else {
                 strangers += 1;
                 if strangers == MAX_STRANGERS {
-                    let errno = rustix::io::Errno::CONNREFUSED.raw_os_error();
+                    let errno = Errno::CONNREFUSED.raw_os_error();
                     let what = "only strangers connect to the port of this upgrade";
                     return Err(failed("rdma_get_cm_event", errno, what));
                 }
@@ -87,8 +99,27 @@ impl Listener {
     }
 }
 
+fn is_port_taken(error: &VerbError) -> bool {
+    error.errno == Errno::ADDRINUSE.raw_os_error()
+}
+
 /// Connects the queue pair to a server's port.
 pub(super) async fn connect(
+    local: IpAddr,
+    remote: SocketAddr,
+    token: &[u8],
+    params: ConnectParams,
+) -> Result<Connection, VerbError> {
+    for attempt in 1.. {
+        match connect_once(local, remote, token, params).await {
+            Err(error) if attempt < PORT_ATTEMPTS && is_port_taken(&error) => {}
+            result => return result,
+        }
+    }
+    unreachable!("the last attempt returns")
+}
+
+async fn connect_once(
     local: IpAddr,
     remote: SocketAddr,
     token: &[u8],
@@ -122,7 +153,7 @@ async fn aside<T: Send + 'static>(
     let thread = std::thread::Builder::new().name("rdma-rpc-connect".into()).spawn(run);
     let gone = |error: Option<std::io::Error>| {
         let errno = error.and_then(|error| error.raw_os_error());
-        let errno = errno.unwrap_or(rustix::io::Errno::AGAIN.raw_os_error());
+        let errno = errno.unwrap_or(Errno::AGAIN.raw_os_error());
         failed("rdma_connect", errno, "a thread to connect in")
     };
     thread.map_err(|error| gone(Some(error)))?;
