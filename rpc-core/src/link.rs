@@ -146,6 +146,13 @@ pub trait Link: FrameSink + Send + 'static {
     /// Whether committed frames are still waiting for room on the wire.
     fn has_unsent(&self) -> bool;
 
+    /// A look that costs a few loads: `false` only if nothing seems to have come and nothing waits
+    /// to go on. It may miss what seldom happens (the end of the connection), so whoever spins on
+    /// it calls `receive` now and then all the same.
+    fn may_have_news(&self) -> bool {
+        true
+    }
+
     /// Ready when `receive` may bring something, when room has appeared after `reserve`,
     /// `bulk_reserve` or `bulk_pull` said there was none, or when unsent frames can move on.
     /// Otherwise arms the link, looks once more (so that nothing falls between), and keeps the

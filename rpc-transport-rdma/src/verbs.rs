@@ -144,8 +144,8 @@ pub enum Op<'a, R> {
         /// Immediate data.
         imm: Option<u32>,
     },
-    /// WRITE a single 64-bit word, as little-endian bytes, in one piece: the reader sees the old
-    /// value or the new one. `to` is 8-byte aligned.
+    /// WRITE a single 64-bit word, as little-endian bytes. The reader may see it half-written:
+    /// cards write it in one piece, Soft-RoCE does not. `to` is 8-byte aligned.
     WriteWord {
         /// The word.
         word: u64,
@@ -310,6 +310,12 @@ pub trait QueuePair: Send + 'static {
     /// system call on the way of a request. A queue pair that has failed gives everything that
     /// had arrived, then the flushed rest, and from then on an error.
     fn poll(&mut self, into: &mut [Completion]) -> Result<usize, VerbError>;
+
+    /// A look that costs a few loads: `false` only if no receive seems to have completed and no
+    /// request of ours waits in this process to be executed.
+    fn may_have_completions(&self) -> bool {
+        true
+    }
 
     /// Asks to be woken: `Ready` when `poll` may bring something (looking again after arming),
     /// `Pending` with the waker kept otherwise.

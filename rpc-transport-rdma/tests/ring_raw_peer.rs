@@ -88,7 +88,12 @@ impl Lies {
         steps(&self.fabric, 50);
     }
 
-    fn set_cell(&mut self, word: u64, which: u64) {
+    fn set_cell(&mut self, count: u64, which: u64) {
+        let low = count as u32;
+        self.set_cell_word(u64::from(!low) << 32 | u64::from(low), which);
+    }
+
+    fn set_cell_word(&mut self, word: u64, which: u64) {
         let to = self.cell.offset(which * 8).unwrap();
         self.post(Op::WriteWord { word, to });
         steps(&self.fabric, 50);
@@ -215,7 +220,7 @@ fn credit_in_a_burst_header_for_what_was_never_sent() {
 
 #[test]
 fn credit_in_the_cell_for_what_was_never_sent() {
-    for (word, which, expected) in [(1 << 40, 0, "credit cell, byte 0"), (9, 1, "byte 8")] {
+    for (word, which, expected) in [(1 << 30, 0, "credit cell, byte 0"), (9, 1, "byte 8")] {
         let mut lies = lies();
         // Fill the ring, so that the link looks at the cell.
         while put(&mut lies.link, &[1; 3000]) {}
@@ -273,7 +278,10 @@ fn bulk_descriptors_that_make_no_sense() {
     let mut bytes = [0; 32];
     bytes[8..16].copy_from_slice(&5000u64.to_le_bytes());
     blamed(&pull(&bytes, 4999), "5000 bytes; the message is said to have 4999");
-    blamed(&pull(&bytes, 5000), "ticket 1: the peer's device refused");
+    // What a process that ends leaves behind looks the same, so this is not held against the peer.
+    let refused = pull(&bytes, 5000);
+    assert_eq!(refused.kind(), LinkErrorKind::Closed, "{refused}");
+    assert!(refused.to_string().contains("ticket 1: the peer's device refused"), "{refused}");
     bytes[..8].fill(0xFF);
     blamed(&pull(&bytes, 5000), "run over the address space");
     bytes[8..16].copy_from_slice(&u64::MAX.to_le_bytes());
@@ -355,7 +363,11 @@ fn noise() {
             lies.write(offset, &bytes, Some(imm));
             if rng.chance(300) {
                 let word = rng.bits() >> rng.below(64);
-                lies.set_cell(word, rng.below(2));
+                if rng.chance(500) {
+                    lies.set_cell(word, rng.below(2));
+                } else {
+                    lies.set_cell_word(word, rng.below(2));
+                }
                 dead |= lies.link.reserve(4000).is_err();
             }
             let _ = lies.link.flush();
@@ -453,7 +465,7 @@ fn an_eighth_of_the_ring_is_returned_through_the_cell() {
     let cell = |lies: &Lies| {
         let mut words = [0; 16];
         lies.own_ring.read(RING, &mut words);
-        (u64_at(&words, 0), u64_at(&words, 8))
+        (u64_at(&words, 0) as u32, u64_at(&words, 8) as u32)
     };
     lies.write(0, &body, Some(150));
     assert!(take(&mut lies.link).unwrap().is_some());

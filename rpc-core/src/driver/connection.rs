@@ -169,6 +169,11 @@ impl<L: Link> Connection<L> {
         Some(result)
     }
 
+    /// Whether somebody has left something for the owner.
+    pub(super) fn has_jobs(&self) -> bool {
+        !self.jobs.is_empty()
+    }
+
     /// Whether there were any.
     fn run_jobs(&self, owner: &mut Owner<L>) -> bool {
         let mut any = false;
@@ -396,6 +401,7 @@ impl<L: Link> Conn for Connection<L> {
         for _ in 0..HELP_PASSES {
             let alone = self.with_owner(|owner| {
                 owner.help_passes = owner.help_passes.saturating_add(1);
+                owner.wait_for_news(|| self.has_jobs());
                 owner.pass(now(), &mut |_, _| None);
                 owner.may_wait_here()
             });

@@ -18,6 +18,8 @@ use crate::status::{Code, RequestSeen, Status};
 
 /// Frames a pass takes before it sees to the other side: keeps one pass short.
 const FRAMES_PER_PASS: usize = 128;
+/// Looks at a quiet link between two passes. A look is a few loads and a pause (up to 50 ns).
+const LOOKS_PER_PASS: usize = 8;
 
 /// How long a connection that is otherwise done waits for the peer to pull what it was sent. The
 /// driver wakes at least every ten seconds, so it can be that much longer.
@@ -105,6 +107,18 @@ impl<L: Link> Owner<L> {
             && self.session.open_streams() == 0
             && !self.session.wants_room()
             && (!self.session.has_bulks() || self.bulk_wait_over)
+    }
+
+    /// Looks at the link, for as long as a pass would take, whether something has come. `others`:
+    /// somebody else wants the connection.
+    pub(super) fn wait_for_news(&self, others: impl Fn() -> bool) {
+        let Some(link) = &self.link else { return };
+        for _ in 0..LOOKS_PER_PASS {
+            if link.may_have_news() || others() {
+                return;
+            }
+            std::hint::spin_loop();
+        }
     }
 
     /// One pass: receive, timers, transmit, flush. Whether anything happened.

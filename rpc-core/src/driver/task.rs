@@ -167,10 +167,14 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
     /// One pass and the handlers of what it brought. `None`: someone else owns the connection.
     fn turn(&mut self, driver: &Waker) -> Option<Turn> {
         let now = now();
-        let Driver { connection, arrivals, batch, .. } = self;
+        let Driver { connection, arrivals, batch, set, quiet_passes, .. } = self;
+        let waits = *quiet_passes > 0 && set.as_ref().is_some_and(PollSet::is_alone);
         let mut turn = connection.with_owner(|owner| {
             owner.sleeper = None;
             owner.napper = None;
+            if waits {
+                owner.wait_for_news(|| connection.has_jobs());
+            }
             let busy = owner.pass(now, &mut |method, path| arrivals.bind(method, path));
             std::mem::swap(batch, &mut owner.calls.arrivals);
             if let Some(status) = &owner.dead {

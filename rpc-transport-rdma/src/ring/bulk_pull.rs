@@ -72,6 +72,11 @@ impl<R> Pulls<R> {
         }
     }
 
+    /// Whether any is under way.
+    pub(super) fn is_active(&self) -> bool {
+        self.active > 0
+    }
+
     /// Whether one more may begin.
     pub(super) fn has_room(&self) -> bool {
         self.active < self.max_pulls

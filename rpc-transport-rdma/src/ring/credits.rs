@@ -60,6 +60,11 @@ impl SendCredits {
         self.sent = Position { bytes: end, bursts: self.sent.bursts + 1 };
     }
 
+    /// What is known to be released.
+    pub(super) fn released(&self) -> Position {
+        self.released
+    }
+
     /// Takes what the peer says it has released; `place` says where it said so. The two counts
     /// may be of different moments.
     pub(super) fn learn(&mut self, said: Position, place: &str) -> Result<(), LinkError> {

@@ -106,6 +106,13 @@ pub(super) struct Ending {
     pub(super) close_done: bool,
 }
 
+impl Ending {
+    /// Whether anything of it has happened.
+    fn has_begun(&self) -> bool {
+        self.failed.is_some() || self.peer_closed || self.closing || self.liveness_closed
+    }
+}
+
 /// Ordered, reliable frames through a pair of rings. See the [module](super) for how.
 ///
 /// An owner may spin on `receive`, `reserve` and `flush` alone and will never be stuck for want of
@@ -370,6 +377,19 @@ impl<Q: QueuePair> Link for RingLink<Q> {
 
     fn has_unsent(&self) -> bool {
         !self.sender.staging.is_empty()
+    }
+
+    fn may_have_news(&self) -> bool {
+        let (sender, receiver) = (&self.sender, &self.receiver);
+        self.queue_pair.may_have_completions()
+            || self.has_received()
+            || self.has_unsent()
+            || sender.want_room.is_some()
+            || sender.want_bulk.is_some()
+            || receiver.want_pull.is_some()
+            || receiver.wanted.is_some()
+            || self.pulls.is_active()
+            || self.ending.has_begun()
     }
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LinkError>> {

@@ -60,9 +60,9 @@
 //! The sender writes up to `released + ring length`, and never has more bursts outstanding than
 //! the peer has receives, less three. It learns what is released from burst headers and from its
 //! credit cell: two words, bytes and bursts, that the receiver writes when an eighth of the ring
-//! or of the receives was released and no burst is about to carry it. Each word is written in one
-//! piece and each is a limit of its own, so any mixture of old and new words is safe. Neither
-//! takes ring space or a receive: two full rings cannot stop each other.
+//! or of the receives was released and no burst is about to carry it. A word that is seen
+//! half-written shows it (`cell`), and each is a limit of its own, so any mixture of old and new
+//! words is safe. Neither takes ring space or a receive: two full rings cannot stop each other.
 //!
 //! A plain WRITE wakes nobody. A sender that must sleep sends "wanted" with the count of bursts
 //! it knows for certain to be released; the receiver answers as soon as it has released more than
@@ -101,13 +101,14 @@
 //!
 //! # Where things are
 //!
-//! Pure: `layout`, `immediate`, `hello`, `credits`, `staging`, `send_queue`, `bulk_pull`,
+//! Pure: `layout`, `immediate`, `hello`, `credits`, `cell`, `staging`, `send_queue`, `bulk_pull`,
 //! `size_class`. With a device: `prepare`, `link` (the contract's methods), `send`, `receive`,
 //! `wait` (sleeping and waking), `bulk_send`, `pull_pool`, `error` (whom to blame).
 #![forbid(unsafe_code)]
 
 mod bulk_pull;
 mod bulk_send;
+mod cell;
 mod config;
 mod credits;
 mod error;

@@ -4,6 +4,7 @@
 use rdma_rpc_core::link::LinkError;
 
 use super::bulk_send::Described;
+use super::cell;
 use super::credits::Position;
 use super::error::verb_failed;
 use super::immediate::{CLAIM_WINDOW, Immediate, claim_of};
@@ -174,19 +175,23 @@ impl<Q: QueuePair> RingLink<Q> {
             return;
         }
         let Position { bytes, bursts } = self.receiver.credits.returned();
-        let cell = self.sender.peer_cell;
+        let at = self.sender.peer_cell;
         // Checked with the hello: the cell's last byte has an address.
-        let Some(second) = cell.offset(8) else { return };
+        let Some(second) = at.offset(8) else { return };
         let end = queue.staging_posted();
         let signaled = queue.must_signal(requests, end);
         let id = queue.next_id(0);
         let reply = Immediate::Answer { bursts: claim_of(bursts) };
         let reply: Op<'_, Q::Region> = immediate_op(reply, self.sender.write_with_imm);
         let list = [
-            WorkRequest { id, op: Op::WriteWord { word: bytes, to: cell }, signaled: false },
+            WorkRequest {
+                id,
+                op: Op::WriteWord { word: cell::encode(bytes), to: at },
+                signaled: false,
+            },
             WorkRequest {
                 id: id + 1,
-                op: Op::WriteWord { word: bursts, to: second },
+                op: Op::WriteWord { word: cell::encode(bursts), to: second },
                 signaled: signaled && !answer,
             },
             WorkRequest { id: id + 2, op: reply, signaled },
@@ -205,7 +210,12 @@ impl<Q: QueuePair> RingLink<Q> {
     pub(super) fn look_at_cell(&mut self) -> Result<(), LinkError> {
         let mut words = [0; BURST_HEADER_BYTES as usize];
         self.sender.cell.read(0, &mut words);
-        let learnt = self.sender.credits.learn(read_header(&words), "credit cell");
+        let (said, known) = (read_header(&words), self.sender.credits.released());
+        let said = Position {
+            bytes: cell::decode(said.bytes, known.bytes).unwrap_or(known.bytes),
+            bursts: cell::decode(said.bursts, known.bursts).unwrap_or(known.bursts),
+        };
+        let learnt = self.sender.credits.learn(said, "credit cell");
         self.ending(learnt)
     }
 

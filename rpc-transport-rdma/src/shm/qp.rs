@@ -454,6 +454,13 @@ impl QueuePair for ShmQueuePair {
         self.wait_for_event(cx)
     }
 
+    #[inline]
+    fn may_have_completions(&self) -> bool {
+        self.consumer.is_ready(self.own.entries())
+            || self.blocked.is_some()
+            || self.ended().is_some()
+    }
+
     fn poll_event_in(
         &mut self,
         cx: &mut std::task::Context<'_>,

@@ -116,8 +116,11 @@ impl State {
                     self.done(source, token, Status::Success);
                 }
                 // The bytes of a WRITE may land in any order, and after its completion was seen
-                // by the one who wrote; a word lands whole.
-                let half = if bytes.len() > 8 { bytes.len() / 2 } else { 0 };
+                // by the one who wrote; a word may be torn anywhere.
+                let half = match bytes.len() {
+                    len @ ..=8 => self.rng.below(len.max(1) as u64) as usize,
+                    len => len / 2,
+                };
                 memory.write(offset + half, &bytes[half..]);
                 if half > 0 {
                     let bytes = bytes[..half].to_vec();

@@ -128,7 +128,8 @@ pub async fn more_calls_than_streams(place: Place) {
         }
     });
     let blocking = tokio::spawn(blocking);
-    world.observe_until("full", |seen| seen.running == 4).await;
+    // To observe it would take a stream, and there is none left.
+    tokio::time::sleep(allowed(Duration::from_millis(250))).await;
     let begun = Instant::now();
     let mut request = rdma_rpc::Request::new(behave(Behaviour::Answer, 0));
     request.set_timeout(Duration::from_millis(50));
