@@ -65,6 +65,8 @@ pub struct IbvQueuePair {
     alarm: Option<Pin<Box<Sleep>>>,
     /// Our waker may be in the inbox.
     asleep: bool,
+    /// iWARP: the connection manager may still be connecting it.
+    connecting: bool,
     /// What the memory pool had taken back when it last refused us.
     memory_seen: u64,
 }
@@ -153,6 +155,7 @@ impl IbvQueuePair {
             failure: None,
             alarm: None,
             asleep: false,
+            connecting: false,
             memory_seen: 0,
         })
     }
@@ -165,8 +168,14 @@ impl IbvQueuePair {
         self.caps.reads_in_flight = reads;
     }
 
+    /// iWARP: the connection manager begins to connect it.
+    pub(super) fn begin_connecting(&mut self) {
+        self.connecting = true;
+    }
+
     /// iWARP: the connection manager's part of the connection.
     pub(super) fn set_connection(&mut self, connection: Connection) {
+        self.connecting = false;
         self.connection = Some(connection);
     }
 
@@ -584,9 +593,22 @@ impl Drop for IbvQueuePair {
     fn drop(&mut self) {
         self.watched.leave();
         self.connection = None;
-        // Before the seat is given up, so that nothing completes there any more.
-        self.qp = None;
-        // Nothing can touch the memory now.
-        self.pd.end_registrations();
+        let (qp, words, received) = (self.qp.take(), self.words.take(), self.received.take());
+        let (seat, pd) = (Arc::clone(&self.seat), Arc::clone(&self.pd));
+        let destroy = move || {
+            // Before the seat is given up, so that nothing completes there any more.
+            drop(qp);
+            // Nothing can touch the memory now.
+            drop((words, received));
+            pd.end_registrations();
+            drop(seat);
+        };
+        if !self.connecting {
+            return destroy();
+        }
+        // Soft-iWARP holds a queue pair until the SYN of its connection is answered or given up,
+        // which takes minutes, and its destruction waits for that. If there is no thread to wait
+        // in, what is moved into it goes here and now.
+        let _ = std::thread::Builder::new().name("rdma-rpc-destroy".into()).spawn(destroy);
     }
 }

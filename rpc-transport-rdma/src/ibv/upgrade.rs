@@ -239,6 +239,7 @@ impl Ibv {
             let (local, server) = (choice.candidate.endpoint.gid.to_ip(), choice.remote.gid);
             let server = SocketAddr::new(server.to_ip(), port);
             let params = half.connect_params();
+            half.queue_pair.begin_connecting();
             let connected = cm::connect(local, server, &token, params).await;
             half.queue_pair.set_connection(connected.map_err(|error| error.to_string())?);
         } else {
