@@ -124,13 +124,14 @@ impl Net {
         }
     }
 
-    /// Drops what RDMA sends, and leaves alone what begins at the server's port. The caller's
+    /// Drops what RDMA sends where it arrives (where it leaves, Soft-RoCE tries again without end, on
+    /// a processor of its own), and leaves alone what begins at the server's port. The caller's
     /// runtime goes on meanwhile.
     pub(crate) async fn drop_rdma_only(&self, port: u16) {
         let commands = self.hosts().map(|host| {
             let dev = host.interface;
             let filter = |pref: u32, rule: &str| {
-                format!("tc filter add dev {dev} egress pref {pref} protocol ip u32 {rule}")
+                format!("tc filter add dev {dev} ingress pref {pref} protocol ip u32 {rule}")
             };
             let tcp = "match ip protocol 6 0xff";
             let mut lines = vec![format!("tc qdisc add dev {dev} clsact")];
