@@ -25,6 +25,7 @@ mod calls;
 pub(crate) mod cell;
 mod connection;
 mod job;
+mod nap;
 mod owner;
 mod pulls;
 mod task;

@@ -40,6 +40,7 @@ mod queue_pair;
 mod raw_qp;
 mod read_order;
 mod removal;
+mod seat;
 mod send_slots;
 mod shared_cq;
 mod status;

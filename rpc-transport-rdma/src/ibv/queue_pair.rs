@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use rdma_rpc_core::poll_set::{Look, PollSet, Watched};
+use rdma_rpc_core::poll_set::{PollSet, Watched};
 use rustix::io::Errno;
 use tokio::time::Sleep;
 
@@ -19,8 +19,8 @@ use super::mr::IbvRegion;
 use super::pd::ProtectionDomain;
 use super::raw_qp::{RawQueuePair, read_request, send_request, write_request};
 use super::read_order::ReadOrder;
+use super::seat::{Seat, SeatLook};
 use super::send_slots::SendSlots;
-use super::shared_cq::{Inbox, SharedCq};
 use super::status::status_of;
 use super::wr_id::WrId;
 use crate::verbs::{
@@ -69,37 +69,6 @@ pub struct IbvQueuePair {
     connecting: bool,
     /// What the memory pool had taken back when it last refused us.
     memory_seen: u64,
-}
-
-/// A connection's place at a shared completion queue.
-#[derive(Debug)]
-pub(super) struct Seat {
-    pub(super) shared: Arc<SharedCq>,
-    pub(super) inbox: Arc<Inbox>,
-}
-
-impl Listener for Seat {
-    fn failed(&self, why: &str) {
-        let key = self.inbox.key();
-        self.shared.fail(|other| other == key, why);
-    }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        self.shared.leave(&self.inbox);
-    }
-}
-
-/// A seat as a poll set looks at it: the queue once a scan for all, then the inbox.
-#[derive(Debug)]
-struct SeatLook(Arc<Seat>);
-
-impl Look for SeatLook {
-    fn has_news(&self, scan: u64) -> bool {
-        self.0.shared.look(scan);
-        !self.0.inbox.is_idle()
-    }
 }
 
 /// What a queue pair is made of, before it is connected.

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use super::device::Device;
-use super::queue_pair::Seat;
+use super::seat::Seat;
 use super::shared_cq::SharedCq;
 use crate::verbs::VerbError;
 
