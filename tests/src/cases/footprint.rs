@@ -12,12 +12,12 @@ const CONNECTIONS: u64 = 64;
 const KIB: u64 = 1024;
 
 /// Per end, after one call.
-const IDLE_BYTES: u64 = 48 * KIB;
+const IDLE_BYTES: u64 = 96 * KIB;
 /// Per end, when every byte of both rings has been used: two rings of 256 KiB, and what is not
 /// rings.
-const USED_BYTES: u64 = (512 + 96) * KIB;
+const USED_BYTES: u64 = (512 + 128) * KIB;
 /// Per end, that the allocator may keep of connections that are gone, for the next ones.
-const KEPT_BYTES: u64 = 80 * KIB;
+const KEPT_BYTES: u64 = 128 * KIB;
 /// How often as many connections come and go again.
 const ROUNDS: usize = 8;
 /// Per end, that the second half of the rounds together may add to what is kept: a sixteenth of
