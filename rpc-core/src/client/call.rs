@@ -135,26 +135,10 @@ impl Call {
                     return Poll::Ready(Err(expired("waiting for a free stream")));
                 }
             }
-            waiting.get_or_insert_with(|| Waiting::begin(self.conn()));
+            waiting.get_or_insert_with(|| self.conn().waits());
             Poll::Pending
         })
         .await
-    }
-}
-
-/// Counts a call among those that wait for their answers.
-struct Waiting<'a>(&'a Arc<dyn Conn>);
-
-impl Waiting<'_> {
-    fn begin(conn: &Arc<dyn Conn>) -> Waiting<'_> {
-        conn.waits(true);
-        Waiting(conn)
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.waits(false);
     }
 }
 

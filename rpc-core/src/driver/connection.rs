@@ -1,6 +1,6 @@
 //! One connection, shared by all its calls.
 
-use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, TryLockError};
 use std::time::Instant;
 
@@ -18,6 +18,9 @@ use crate::status::Status;
 
 /// How often a waiting caller looks at the link before it sleeps.
 const HELP_PASSES: usize = 256;
+/// So many calls of other connections that wait on the same threads do not keep a caller from polling in place: some are
+/// streams that wait for long.
+const FEW_CALLS: usize = 8;
 
 /// A request to open a stream, as the call layer makes it.
 pub(crate) type OpenRequest<'a> = NewStream<'a>;
@@ -63,8 +66,9 @@ pub(crate) trait Conn: Send + Sync + 'static {
     /// waits for something to come into `cell`.
     fn help(&self, cell: &Cell);
 
-    /// A call on this connection begins, or ends, to wait for its answer.
-    fn waits(&self, begins: bool);
+    /// A call on this connection begins to wait for its answer; it ends when what is given is
+    /// dropped. (Not counted before the driver runs, and then not when it ends either.)
+    fn waits(&self) -> Option<Waiting>;
 
     /// Server: accept no more calls; end when those that are open have ended.
     fn go_away(&self, reason: &str);
@@ -80,6 +84,20 @@ pub(crate) trait Conn: Send + Sync + 'static {
 
     /// Whether no new call can be made on it.
     fn is_closed(&self) -> bool;
+}
+
+/// One call among those that wait for their answers.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    crowd: Arc<Crowd>,
+    own: Arc<AtomicUsize>,
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.crowd.waiting_calls.fetch_sub(1, Ordering::Relaxed);
+        self.own.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 thread_local! {
@@ -101,6 +119,8 @@ pub(crate) struct Connection<L> {
     closed: AtomicBool,
     /// The runtime's, once the driver runs there and where it polls.
     crowd: OnceLock<Arc<Crowd>>,
+    /// Calls of this connection that wait.
+    waiting: Arc<AtomicUsize>,
 }
 
 impl<L: Link> Connection<L> {
@@ -122,6 +142,7 @@ impl<L: Link> Connection<L> {
             progress,
             closed: AtomicBool::new(false),
             crowd: OnceLock::new(),
+            waiting: Arc::default(),
         }
     }
 
@@ -139,9 +160,12 @@ impl<L: Link> Connection<L> {
         let _ = self.crowd.set(Arc::clone(crowd));
     }
 
-    /// Whether calls wait for their answers on the threads of the driver's runtime.
+    /// Whether many calls of other connections wait for their answers on the driver's threads.
     pub(super) fn is_crowded(&self) -> bool {
-        self.crowd.get().is_some_and(|crowd| crowd.waiting_calls.load(Ordering::Relaxed) > 0)
+        self.crowd.get().is_some_and(|crowd| {
+            let all = crowd.waiting_calls.load(Ordering::Relaxed);
+            all.saturating_sub(self.waiting.load(Ordering::Relaxed)) > FEW_CALLS
+        })
     }
 
     /// The lock, if it is free. Whoever has it may use the link, which disarms it: that is noted
@@ -419,14 +443,11 @@ impl<L: Link> Conn for Connection<L> {
         }
     }
 
-    fn waits(&self, begins: bool) {
-        if let Some(crowd) = self.crowd.get() {
-            if begins {
-                crowd.waiting_calls.fetch_add(1, Ordering::Relaxed);
-            } else {
-                crowd.waiting_calls.fetch_sub(1, Ordering::Relaxed);
-            }
-        }
+    fn waits(&self) -> Option<Waiting> {
+        let crowd = Arc::clone(self.crowd.get()?);
+        crowd.waiting_calls.fetch_add(1, Ordering::Relaxed);
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        Some(Waiting { crowd, own: Arc::clone(&self.waiting) })
     }
 
     fn go_away(&self, reason: &str) {
