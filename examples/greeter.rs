@@ -89,11 +89,12 @@ async fn serve(options: ListenOptions) -> Result<(), Box<dyn Error>> {
     let config = options.over(ServerConfig::new("127.0.0.1:7401".parse::<ListenAddress>()?))?;
     let server =
         Server::builder().config(config).add_service(GreeterServer::new(Polite)).bind().await?;
+    let stop = stop_signal()?;
     for address in server.local_addresses() {
         println!("listening on {address}");
     }
     // Open calls are finished before this returns.
-    server.serve_with_shutdown(stop_signal()).await;
+    server.serve_with_shutdown(stop).await;
     Ok(())
 }
 

@@ -77,12 +77,13 @@ async fn serve(options: ServerOptions) -> Result<(), Box<dyn Error>> {
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
     let server = Server::builder().config(config).add_service(service).bind().await?;
+    let stop = stop_signal()?;
     for address in server.local_addresses() {
         println!("listening on {address}");
     }
     server
         .serve_with_shutdown(async {
-            stop_signal().await;
+            stop.await;
             store.close();
         })
         .await;

@@ -47,10 +47,11 @@ async fn serve(options: ListenOptions) -> Result<(), Box<dyn Error>> {
     let config = options.over(ServerConfig::new("127.0.0.1:7402".parse::<ListenAddress>()?))?;
     let guide = RouteGuideServer::new(server::Guide::new(geometry::features()?));
     let server = Server::builder().config(config).add_service(guide).bind().await?;
+    let stop = stop_signal()?;
     for address in server.local_addresses() {
         println!("listening on {address}");
     }
-    server.serve_with_shutdown(stop_signal()).await;
+    server.serve_with_shutdown(stop).await;
     Ok(())
 }
 

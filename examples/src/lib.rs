@@ -6,7 +6,7 @@
 //! too, so that changing the transport never needs a rebuild.
 
 use std::error::Error;
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 
 use rdma_rpc::Status;
@@ -66,28 +66,30 @@ pub fn init_logs() {
         parsed => (Targets::new().with_default(Level::WARN), parsed.err()),
     };
     let lines = tracing_subscriber::fmt::layer()
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal());
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal());
     tracing_subscriber::registry().with(lines.with_filter(levels)).init();
     if let Some(error) = bad {
         tracing::warn!(%error, "RUST_LOG makes no sense and is not used");
     }
 }
 
-/// Ready at ctrl-c or when asked to terminate (SIGTERM): finish what is open and go.
-pub async fn stop_signal() {
-    let mut terminate = match signal(SignalKind::terminate()) {
-        Ok(terminate) => terminate,
-        Err(error) => {
-            tracing::warn!(%error, "cannot listen for SIGTERM; ctrl-c works");
-            drop(tokio::signal::ctrl_c().await);
-            return;
+/// Ready at ctrl-c (SIGINT) or when asked to terminate (SIGTERM): finish what is open and go.
+///
+/// Both signals are caught from the call on, not from the first poll: call it before telling
+/// anybody that the server is there, for who is told may stop it at once.
+///
+/// # Errors
+/// For signals that cannot be caught.
+pub fn stop_signal() -> io::Result<impl Future<Output = ()>> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
         }
-    };
-    tokio::select! {
-        _ = tokio::signal::ctrl_c() => {}
-        _ = terminate.recv() => {}
-    }
+    })
 }
 
 /// Success, or the error in one line on standard error and failure.

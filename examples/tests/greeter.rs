@@ -65,6 +65,16 @@ fn the_environment_and_a_file_do_as_well_as_options() {
 }
 
 #[test]
+fn a_server_stopped_as_soon_as_it_is_there_ends_well() {
+    // Many at once: a server must be stopped between any two of its steps.
+    std::thread::scope(|threads| {
+        for _ in 0..8 {
+            threads.spawn(|| (0..25).for_each(|_| drop(Server::of("greeter").stop())));
+        }
+    });
+}
+
+#[test]
 fn mistakes_are_told() {
     let server = Server::of("greeter");
     let target = format!("tcp://{}", server.address);
