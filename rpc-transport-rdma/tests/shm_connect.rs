@@ -1,7 +1,6 @@
 //! Connecting by shared memory: the exchange over the bootstrap, strangers, refusals, and futures
 //! dropped in the middle.
 
-use std::io;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
@@ -14,33 +13,13 @@ use rdma_rpc_transport_rdma::verbs::{
     Completed, Completion, Op, QueuePair, RemoteAddr, Status, WorkRequest,
 };
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
-use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::time::timeout;
+
+mod line;
+use line::line;
 
 const NONE: Completion =
     Completion { what: Completed::Receive { imm: 0 }, status: Status::Success };
-
-/// One end of a bootstrap, made of two channels.
-struct Line {
-    to: Sender<Vec<u8>>,
-    from: Receiver<Vec<u8>>,
-}
-
-impl Exchange for Line {
-    async fn send(&mut self, message: &[u8]) -> io::Result<()> {
-        let gone = |_| io::Error::from(io::ErrorKind::BrokenPipe);
-        self.to.send(message.to_vec()).await.map_err(gone)
-    }
-
-    async fn receive(&mut self) -> io::Result<Vec<u8>> {
-        self.from.recv().await.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
-    }
-}
-
-fn line() -> (Line, Line) {
-    let ((to_b, from_a), (to_a, from_b)) = (channel(4), channel(4));
-    (Line { to: to_b, from: from_b }, Line { to: to_a, from: from_a })
-}
 
 /// Whether the two are connected to each other.
 fn talks(mut a: ShmQueuePair, mut b: ShmQueuePair) -> bool {

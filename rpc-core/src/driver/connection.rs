@@ -18,8 +18,8 @@ use crate::status::Status;
 
 /// How often a waiting caller looks at the link before it sleeps.
 const HELP_PASSES: usize = 256;
-/// So many calls of other connections that wait on the same threads do not keep a caller from polling in place: some are
-/// streams that wait for long.
+/// So many calls of other connections that wait on the same threads do not keep a caller from
+/// polling in place: some are streams that wait for long.
 const FEW_CALLS: usize = 8;
 
 /// A request to open a stream, as the call layer makes it.

@@ -5,11 +5,10 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
 
-use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
 
 use super::device::Device;
-use super::error::{failed, failed_now, last_errno};
+use super::error::{failed, failed_now, last_errno, make_non_blocking};
 use super::ffi;
 use crate::verbs::VerbError;
 
@@ -32,9 +31,7 @@ impl CompletionChannel {
         let channel = NonNull::new(channel)
             .ok_or_else(|| failed_now("ibv_create_comp_channel", device.facts().name.clone()))?;
         let made = CompletionChannel { device: device.clone(), channel };
-        let what = |errno: Errno| failed("fcntl", errno.raw_os_error(), "completion channel");
-        let flags = fcntl_getfl(&made).map_err(what)?;
-        fcntl_setfl(&made, flags | OFlags::NONBLOCK).map_err(what)?;
+        make_non_blocking(&made, "completion channel")?;
         Ok(Arc::new(made))
     }
 

@@ -8,11 +8,10 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
-use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
 
 use super::address::{Gid, Network, PathMtu};
-use super::error::{failed, failed_now};
+use super::error::{failed, failed_now, make_non_blocking};
 use super::events::Listener;
 use super::facts::{DeviceFacts, DeviceLimits, GidFacts, LinkLayer, PortFacts, PortState};
 use super::ffi::{self, Verbs};
@@ -157,7 +156,7 @@ impl Device {
             listeners: Mutex::default(),
         };
         device.facts = device.ask(name)?;
-        device.make_events_non_blocking()?;
+        make_non_blocking(&device, &format!("{}: event channel", device.facts.name))?;
         let device = Arc::new(device);
         open.retain(|(known, _)| known != name);
         open.push((name.to_owned(), Arc::downgrade(&device)));
@@ -225,14 +224,6 @@ impl Device {
         for listener in listeners.iter().filter_map(Weak::upgrade) {
             listener.failed(why);
         }
-    }
-
-    fn make_events_non_blocking(&self) -> Result<(), VerbError> {
-        let what = |errno: Errno| {
-            failed("fcntl", errno.raw_os_error(), format!("{}: event channel", self.facts.name))
-        };
-        let flags = fcntl_getfl(self).map_err(what)?;
-        fcntl_setfl(self, flags | OFlags::NONBLOCK).map_err(what)
     }
 
     fn ask(&self, name: &str) -> Result<DeviceFacts, VerbError> {

@@ -1,5 +1,8 @@
 //! From an errno to a sentence that says what to do.
 
+use std::os::fd::AsFd;
+
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
 
 use crate::verbs::VerbError;
@@ -31,6 +34,13 @@ pub(super) fn failed(verb: &'static str, errno: i32, what: impl Into<String>) ->
 /// A verb that set errno.
 pub(super) fn failed_now(verb: &'static str, what: impl Into<String>) -> VerbError {
     failed(verb, last_errno(), what)
+}
+
+/// Makes a descriptor fit for the runtime's reactor: reading what is not there is no wait.
+pub(super) fn make_non_blocking(fd: &impl AsFd, what: &str) -> Result<(), VerbError> {
+    let failed = |errno: Errno| failed("fcntl", errno.raw_os_error(), what);
+    let flags = fcntl_getfl(fd).map_err(failed)?;
+    fcntl_setfl(fd, flags | OFlags::NONBLOCK).map_err(failed)
 }
 
 /// A descriptor that the runtime's reactor cannot watch.

@@ -14,7 +14,6 @@
 
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
-use std::io;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
@@ -27,8 +26,11 @@ use rdma_rpc_transport_rdma::verbs::{
     WorkRequest,
 };
 use tokio::runtime::Runtime;
-use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::task::JoinHandle;
+
+#[path = "../line/mod.rs"]
+mod line;
+pub use line::line;
 
 /// Longer than any step of any test takes on an emulated processor.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -162,28 +164,6 @@ impl World {
 /// A worker with this configuration.
 pub fn worker(config: &IbvConfig) -> Arc<Ibv> {
     Arc::new(Ibv::new(config.clone()))
-}
-
-/// One end of a bootstrap, made of two channels.
-pub struct Line {
-    to: Sender<Vec<u8>>,
-    from: Receiver<Vec<u8>>,
-}
-
-impl Exchange for Line {
-    async fn send(&mut self, message: &[u8]) -> io::Result<()> {
-        let gone = |_| io::Error::from(io::ErrorKind::BrokenPipe);
-        self.to.send(message.to_vec()).await.map_err(gone)
-    }
-
-    async fn receive(&mut self) -> io::Result<Vec<u8>> {
-        self.from.recv().await.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
-    }
-}
-
-pub fn line() -> (Line, Line) {
-    let ((to_b, from_a), (to_a, from_b)) = (channel(4), channel(4));
-    (Line { to: to_b, from: from_b }, Line { to: to_a, from: from_a })
 }
 
 /// A queue pair with the completions that were taken and not yet looked at.

@@ -8,11 +8,10 @@ use std::ptr::{self, NonNull};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
 use tokio::io::unix::AsyncFd;
 
-use super::super::error::{failed, failed_now, last_errno, not_watched};
+use super::super::error::{failed, failed_now, last_errno, make_non_blocking, not_watched};
 use super::super::ffi::{self, RdmaCm};
 use super::id::CmId;
 use super::kept;
@@ -72,9 +71,7 @@ impl EventChannel {
             failed_now("rdma_create_event_channel", "opening the connection manager")
         })?;
         let raw = Raw { cm, channel };
-        let what = |errno: Errno| failed("fcntl", errno.raw_os_error(), "event channel");
-        let flags = fcntl_getfl(&raw).map_err(what)?;
-        fcntl_setfl(&raw, flags | OFlags::NONBLOCK).map_err(what)?;
+        make_non_blocking(&raw, "event channel")?;
         // SAFETY: the descriptor stays the same and open for as long as `raw` lives.
         let raw = unsafe { AsyncFd::register(raw) };
         let raw = raw.map_err(|error| not_watched(WATCHED, error.into()))?;

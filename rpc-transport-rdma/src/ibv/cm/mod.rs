@@ -204,9 +204,7 @@ impl Connection {
             }
         }
     }
-}
 
-impl Connection {
     /// Whether [`poll_closed`](Connection::poll_closed) has something to say; asks to be woken
     /// when it has.
     pub(super) fn peek_closed(&mut self, cx: &mut Context<'_>) -> bool {
