@@ -22,7 +22,6 @@ use super::read_order::ReadOrder;
 use super::seat::{Seat, SeatLook};
 use super::send_slots::SendSlots;
 use super::status::status_of;
-use super::upgrade::{PROBE, PROBES};
 use super::wr_id::WrId;
 use crate::verbs::{
     Access, Caps, Completed, Completion, Local, MAX_LIST, Op, PostError, QueuePair, Region, Status,
@@ -68,8 +67,6 @@ pub struct IbvQueuePair {
     asleep: bool,
     /// iWARP: the connection manager may still be connecting it.
     connecting: bool,
-    /// The first messages have gone both ways.
-    probed: bool,
     /// What the memory pool had taken back when it last refused us.
     memory_seen: u64,
 }
@@ -128,7 +125,6 @@ impl IbvQueuePair {
             alarm: None,
             asleep: false,
             connecting: false,
-            probed: false,
             memory_seen: 0,
         })
     }
@@ -139,11 +135,6 @@ impl IbvQueuePair {
 
     pub(super) fn set_reads_in_flight(&mut self, reads: u32) {
         self.caps.reads_in_flight = reads;
-    }
-
-    /// The first messages have gone both ways.
-    pub(super) fn set_probed(&mut self) {
-        self.probed = true;
     }
 
     /// iWARP: the connection manager begins to connect it.
@@ -293,7 +284,7 @@ impl IbvQueuePair {
     }
 
     fn receive_place(&self, number: u64) -> usize {
-        let depth = u64::from(self.caps.receive_depth + PROBES);
+        let depth = u64::from(self.caps.receive_depth) + 1;
         (number % depth) as usize * IMM_BYTES
     }
 
@@ -434,7 +425,7 @@ impl QueuePair for IbvQueuePair {
             return Err(PostError::Failed);
         }
         let outstanding = self.receives_posted - self.receives_completed;
-        if outstanding + u64::from(count) > u64::from(self.caps.receive_depth + PROBES) {
+        if outstanding + u64::from(count) > u64::from(self.caps.receive_depth) + 1 {
             return Err(PostError::Full);
         }
         let mut left = count as usize;
@@ -486,10 +477,7 @@ impl QueuePair for IbvQueuePair {
                     continue;
                 }
                 into[taken] = self.translate(wc);
-                // One that was sent again and came late: its receive was one too many.
-                if !(self.probed && into[taken].what == Completed::Receive { imm: PROBE }) {
-                    taken += 1;
-                }
+                taken += 1;
             }
             if count < limit && !self.order.is_ready() {
                 break;

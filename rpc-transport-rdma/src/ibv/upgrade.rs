@@ -31,11 +31,10 @@
 //!             | 16 bytes token
 //! ```
 
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
 
 use rdma_rpc_core::upgrade::Exchange;
 
@@ -56,13 +55,8 @@ const VERSION: u8 = 1;
 const QUEUE_PAIR: u8 = 1;
 const LISTENING: u8 = 2;
 const TOKEN_BYTES: usize = 16;
-/// What the first message over RDMA carries. No ring sends it.
-pub(super) const PROBE: u32 = 0x6F62_7270;
-/// How often an iWARP client sends it at most, and so the receives both ends keep for it.
-/// Soft-iWARP may leave what arrives just after a connection was accepted unread until more comes.
-pub(super) const PROBES: u32 = 4;
-/// How long a client waits before it sends it again; then twice as long.
-const PROBE_AGAIN: Duration = Duration::from_millis(100);
+/// What the first message over RDMA carries.
+const PROBE: u32 = 0x6F62_7270;
 /// What keeps packets of RoCE v2 from arriving where TCP gets through.
 const NO_PACKET_ADVICE: &str =
     "is UDP port 4791 open between them, and the GID of the right network?";
@@ -253,7 +247,6 @@ impl Ibv {
             half.connect(choice, &remote, mtu, &self.config)?;
         }
         self.first_message(&mut half.queue_pair, choice, true).await?;
-        half.queue_pair.set_probed();
         Ok(half.queue_pair)
     }
 
@@ -283,7 +276,6 @@ impl Ibv {
             send(exchange, &message).await?;
         }
         self.first_message(&mut half.queue_pair, choice, false).await?;
-        half.queue_pair.set_probed();
         Ok(half.queue_pair)
     }
 
@@ -314,7 +306,8 @@ impl Ibv {
         let iwarp = device.facts().iwarp;
         let depths = Depths {
             send: config.send_depth.min(limits.max_qp_wr),
-            receive: (config.receive_depth + PROBES).min(limits.max_qp_wr),
+            // One more for the probe.
+            receive: (config.receive_depth + 1).min(limits.max_qp_wr),
             inline_bytes: config.inline_bytes,
         };
         let seat = self.worker.seat(device, depths.send + depths.receive).map_err(text)?;
@@ -332,13 +325,11 @@ impl Ibv {
             seat,
             qp,
             write_with_imm: !iwarp,
-            receive_depth: depths.receive - PROBES,
+            receive_depth: depths.receive - 1,
             reads_in_flight: 0,
         };
         let mut queue_pair = IbvQueuePair::new(parts).map_err(text)?;
-        queue_pair
-            .post_receives(PROBES)
-            .map_err(|error| format!("posting a receive: {error:?}"))?;
+        queue_pair.post_receives(1).map_err(|error| format!("posting a receive: {error:?}"))?;
         let mut psn = [0; 4];
         getrandom::fill(&mut psn).map_err(|error| format!("a random number: {error}"))?;
         let psn = u32::from_le_bytes(psn) & MASK_24;
@@ -467,12 +458,9 @@ async fn receive<E: Exchange>(exchange: &mut E) -> Result<Vec<u8>, String> {
 /// other one must not (RFC 5044, section 7.1).
 async fn probe<Q: QueuePair>(queue_pair: &mut Q, first: bool) -> Result<(), String> {
     if first {
-        post_probe(queue_pair, true)?;
+        post_probe(queue_pair)?;
     }
     let (mut sent, mut received, mut posted) = (false, false, first);
-    let mut left = if first && !queue_pair.caps().write_with_imm { PROBES - 1 } else { 0 };
-    let mut wait = PROBE_AGAIN;
-    let mut again = Box::pin(tokio::time::sleep(wait));
     poll_fn(|cx| {
         loop {
             let mut batch =
@@ -489,17 +477,10 @@ async fn probe<Q: QueuePair>(queue_pair: &mut Q, first: bool) -> Result<(), Stri
             }
             if received && !posted {
                 posted = true;
-                post_probe(queue_pair, true)?;
+                post_probe(queue_pair)?;
             }
             if sent && received {
                 return Poll::Ready(Ok(()));
-            }
-            if left > 0 && again.as_mut().poll(cx).is_ready() {
-                left -= 1;
-                post_probe(queue_pair, false)?;
-                wait *= 2;
-                again.as_mut().reset(tokio::time::Instant::now() + wait);
-                continue;
             }
             match queue_pair.poll_event(cx) {
                 Poll::Pending => return Poll::Pending,
@@ -520,14 +501,14 @@ fn probe_failed(what: Completed, status: Status) -> String {
     }
 }
 
-fn post_probe<Q: QueuePair>(queue_pair: &mut Q, signaled: bool) -> Result<(), String> {
+fn post_probe<Q: QueuePair>(queue_pair: &mut Q) -> Result<(), String> {
     let nowhere = RemoteAddr { addr: 0, rkey: 0 };
     let op = if queue_pair.caps().write_with_imm {
         Op::Write { from: None, to: nowhere, imm: Some(PROBE) }
     } else {
         Op::Send { word: PROBE }
     };
-    let posted = queue_pair.post_send(&[WorkRequest { id: 0, op, signaled }]);
+    let posted = queue_pair.post_send(&[WorkRequest { id: 0, op, signaled: true }]);
     posted.map_err(|error| match error {
         PostError::Verb(error) => error.to_string(),
         PostError::Full | PostError::Failed => format!("the first message over RDMA: {error:?}"),
