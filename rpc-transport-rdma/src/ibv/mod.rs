@@ -36,6 +36,7 @@ pub(crate) mod ffi;
 mod mr;
 mod pd;
 mod pool;
+mod probe;
 mod queue_pair;
 mod raw_qp;
 mod read_order;

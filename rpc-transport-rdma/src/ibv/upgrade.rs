@@ -11,6 +11,7 @@
 //!   QUEUE PAIR                    ----------->   listen
 //!   rdma_connect with the token   <-----------   LISTENING
 //!                                 ===========>   rdma_accept
+//!                                 <-----------   ACCEPTED
 //!   both:
 //!   an immediate (or SEND)        ===========>
 //!                                 <===========   an immediate (or SEND)
@@ -29,12 +30,14 @@
 //!             | u8 READs it has in flight | u32 queue pair number | u32 first packet number
 //! LISTENING:  u8 kind, 2 | u8 READs it answers | u8 READs it has in flight | u8 zero | u16 port
 //!             | 16 bytes token
+//! ACCEPTED:   u8 kind, 3
 //! ```
+//!
+//! A client on iWARP sends nothing before ACCEPTED: Soft-iWARP leaves unread, until more comes, what
+//! arrives while it accepts.
 
-use std::future::poll_fn;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::task::Poll;
 
 use rdma_rpc_core::upgrade::Exchange;
 
@@ -44,22 +47,17 @@ use super::cm::{self, ConnectParams, Listener};
 use super::config::{IbvConfig, Path};
 use super::device::Device;
 use super::pd::ProtectionDomain;
+use super::probe::{NO_PACKET_ADVICE, probe};
 use super::queue_pair::{IbvQueuePair, Parts};
 use super::raw_qp::{Depths, MASK_24, RawQueuePair, Reads, Remote};
 use super::worker::Worker;
-use crate::verbs::{
-    Completed, Completion, Op, PostError, QueuePair, RemoteAddr, Status, WorkRequest,
-};
+use crate::verbs::QueuePair;
 
 const VERSION: u8 = 1;
 const QUEUE_PAIR: u8 = 1;
 const LISTENING: u8 = 2;
+const ACCEPTED: u8 = 3;
 const TOKEN_BYTES: usize = 16;
-/// What the first message over RDMA carries.
-const PROBE: u32 = 0x6F62_7270;
-/// What keeps packets of RoCE v2 from arriving where TCP gets through.
-const NO_PACKET_ADVICE: &str =
-    "is UDP port 4791 open between them, and the GID of the right network?";
 
 /// The verbs devices as one channel, or one worker of a server, uses them: what is configured, and
 /// the completion queues its connections share.
@@ -242,6 +240,7 @@ impl Ibv {
             half.queue_pair.begin_connecting();
             let connected = cm::connect(local, server, &token, params).await;
             half.queue_pair.set_connection(connected.map_err(|error| error.to_string())?);
+            check_accepted(&receive(exchange).await?)?;
         } else {
             let (remote, mtu) = parse_queue_pair(&message)?;
             half.connect(choice, &remote, mtu, &self.config)?;
@@ -270,6 +269,7 @@ impl Ibv {
             send(exchange, &listening_message(listener.port(), &token, reads)).await?;
             let accepted = listener.accept(&token, half.connect_params()).await;
             half.queue_pair.set_connection(accepted.map_err(|error| error.to_string())?);
+            send(exchange, &[ACCEPTED]).await?;
         } else {
             let message = half.message();
             half.connect(choice, &remote, mtu, &self.config)?;
@@ -442,6 +442,10 @@ fn parse_listening(message: &[u8]) -> Result<(Remote, u16, [u8; TOKEN_BYTES]), S
     Ok((remote, u16::from_le_bytes([*port_low, *port_high]), token))
 }
 
+fn check_accepted(message: &[u8]) -> Result<(), String> {
+    if message == [ACCEPTED] { Ok(()) } else { Err(out_of_step("an ACCEPTED message", message)) }
+}
+
 fn out_of_step(wanted: &str, message: &[u8]) -> String {
     format!("{wanted} was due, not {} bytes of kind {:?}", message.len(), message.first())
 }
@@ -452,67 +456,6 @@ async fn send<E: Exchange>(exchange: &mut E, message: &[u8]) -> Result<(), Strin
 
 async fn receive<E: Exchange>(exchange: &mut E) -> Result<Vec<u8>, String> {
     exchange.receive().await.map_err(|error| format!("the rdma handshake broke off: {error}"))
-}
-
-/// Sends a message each way over the new queue pair. Whoever connected goes first: on iWARP the
-/// other one must not (RFC 5044, section 7.1).
-async fn probe<Q: QueuePair>(queue_pair: &mut Q, first: bool) -> Result<(), String> {
-    if first {
-        post_probe(queue_pair)?;
-    }
-    let (mut sent, mut received, mut posted) = (false, false, first);
-    poll_fn(|cx| {
-        loop {
-            let mut batch =
-                [Completion { what: Completed::Send { id: 0 }, status: Status::Success }; 2];
-            let count = queue_pair.poll(&mut batch).map_err(|error| error.to_string())?;
-            for completion in &batch[..count] {
-                match (completion.what, completion.status) {
-                    (Completed::Send { .. }, Status::Success) => sent = true,
-                    (Completed::Receive { imm: PROBE }, Status::Success) => received = true,
-                    (what, status) => {
-                        return Poll::Ready(Err(probe_failed(what, status)));
-                    }
-                }
-            }
-            if received && !posted {
-                posted = true;
-                post_probe(queue_pair)?;
-            }
-            if sent && received {
-                return Poll::Ready(Ok(()));
-            }
-            match queue_pair.poll_event(cx) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(Ok(())) => {}
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(error.to_string())),
-            }
-        }
-    })
-    .await
-}
-
-fn probe_failed(what: Completed, status: Status) -> String {
-    match (what, status) {
-        (_, Status::RetryExceeded) => format!(
-            "no packet of the RDMA devices gets through (retry exceeded): {NO_PACKET_ADVICE}"
-        ),
-        (what, status) => format!("the first message over RDMA failed: {what:?}, {status:?}"),
-    }
-}
-
-fn post_probe<Q: QueuePair>(queue_pair: &mut Q) -> Result<(), String> {
-    let nowhere = RemoteAddr { addr: 0, rkey: 0 };
-    let op = if queue_pair.caps().write_with_imm {
-        Op::Write { from: None, to: nowhere, imm: Some(PROBE) }
-    } else {
-        Op::Send { word: PROBE }
-    };
-    let posted = queue_pair.post_send(&[WorkRequest { id: 0, op, signaled: true }]);
-    posted.map_err(|error| match error {
-        PostError::Verb(error) => error.to_string(),
-        PostError::Full | PostError::Failed => format!("the first message over RDMA: {error:?}"),
-    })
 }
 
 #[cfg(test)]

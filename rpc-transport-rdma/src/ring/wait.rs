@@ -134,7 +134,9 @@ impl<Q: QueuePair> RingLink<Q> {
             }
             self.progress()?;
             self.discard_received()?;
-            if self.ending.close_done {
+            // A WRITE completes once the peer's device has it. On iWARP a SEND completes once TCP has
+            // it, and giving up the queue pair may reset that connection: the peer goes first there.
+            if self.ending.close_done && self.sender.write_with_imm {
                 return Poll::Ready(Ok(()));
             }
             if self.ending.peer_closed {

@@ -28,6 +28,7 @@ fn the_document_shows_what_is_sent() {
     assert_eq!(queue_pair_message(0x11, 0x22, mtu, reads), vector("ibv/queue-pair"));
     let reads = Reads { responder: 4, initiator: 3 };
     assert_eq!(listening_message(12345, &[7; TOKEN_BYTES], reads), vector("ibv/listening"));
+    assert_eq!([ACCEPTED], *vector("ibv/accepted"));
 }
 
 #[test]
