@@ -50,25 +50,26 @@ pub(super) fn not_watched(what: &str, error: std::io::Error) -> VerbError {
 }
 
 fn advice(verb: &str, errno: i32) -> Option<String> {
-    let errno = Errno::from_raw_os_error(errno);
+    // Drivers leave numbers behind that are no errno, 0 among them.
+    let is = |known: Errno| known.raw_os_error() == errno;
     let registers = matches!(verb, "ibv_reg_mr" | "ibv_create_qp" | "ibv_create_cq");
-    if errno == Errno::NOMEM && registers {
+    if is(Errno::NOMEM) && registers {
         return Some(memlock_advice());
     }
     // libibverbs tries a node of another name when it may not open the first, and reports that one
     // missing.
-    let hidden = verb == "ibv_open_device" && errno == Errno::NOENT;
-    if errno == Errno::ACCESS || errno == Errno::PERM || hidden {
+    let hidden = verb == "ibv_open_device" && is(Errno::NOENT);
+    if is(Errno::ACCESS) || is(Errno::PERM) || hidden {
         return Some(
             "may this user open /dev/infiniband/uverbs* and rdma_cm (usually mode 0666, or a group \
              rdma)? In a container: --device /dev/infiniband and a memlock limit"
                 .to_owned(),
         );
     }
-    if errno == Errno::NOSYS || (errno == Errno::NODEV && verb.starts_with("rdma_")) {
+    if is(Errno::NOSYS) || (is(Errno::NODEV) && verb.starts_with("rdma_")) {
         return Some("load the kernel's part: modprobe ib_uverbs rdma_ucm".to_owned());
     }
-    if errno == Errno::IO || errno == Errno::NODEV {
+    if is(Errno::IO) || is(Errno::NODEV) {
         return Some("the device is gone, or its driver was reloaded".to_owned());
     }
     None
@@ -106,5 +107,14 @@ mod tests {
     #[test]
     fn negated_numbers_are_turned_round() {
         assert_eq!(failed("ibv_post_send", -22, "").errno, 22);
+    }
+
+    #[test]
+    fn numbers_that_are_no_errno_are_told_as_they_are() {
+        for errno in [0, 28, 4096, 70_000, i32::MAX, i32::MIN] {
+            let error = failed("rdma_get_cm_event", errno, "connecting");
+            assert_eq!(error.errno, errno.saturating_abs());
+            assert!(error.to_string().contains("connecting"), "{error}");
+        }
     }
 }
