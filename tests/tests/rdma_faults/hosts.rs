@@ -101,8 +101,10 @@ async fn short_link_flap() {
         scene.works_again(AGAIN, "the next connection").await;
         return;
     }
-    // A ping that is lost with the link is not to end the connection.
-    let settings = Settings { keepalive_ms: (2000, 5000), ..Settings::new("rdma") };
+    // A ping that is lost with the link is not to end the connection. An emulated machine takes
+    // half a second for the two commands; the devices try for four.
+    let settings =
+        Settings { keepalive_ms: (2000, 5000), ack_timeout: 17, ..Settings::new("rdma") };
     let scene = Scene::set(settings).await;
     let load = Load::begin(&scene.client).await;
     for _ in 0..2 {

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use rdma_rpc::config::{Progress, Transport as Allowed};
+use rdma_rpc::config::{Progress, RdmaConfig, Transport as Allowed};
 use rdma_rpc::{Channel, RequestSeen, Status};
 use rdma_rpc_tests::cases::support::exchange;
 use rdma_rpc_tests::harness::{Place, Transport, Tuning, World};
@@ -69,11 +69,15 @@ pub(crate) struct Settings {
     pub(crate) keepalive_ms: (u64, u64),
     /// `rdma` or `auto`.
     pub(crate) scheme: &'static str,
+    /// How long the devices try again, as the verbs count it: 4.096 us times two to the power of
+    /// this, eight times.
+    pub(crate) ack_timeout: u8,
 }
 
 impl Settings {
     pub(crate) fn new(scheme: &'static str) -> Settings {
-        Settings { progress: Progress::Adaptive, keepalive_ms: KEEPALIVE_MS, scheme }
+        let ack_timeout = RdmaConfig::default().ack_timeout;
+        Settings { progress: Progress::Adaptive, keepalive_ms: KEEPALIVE_MS, scheme, ack_timeout }
     }
 }
 
@@ -92,6 +96,8 @@ impl Scene {
         tuning.server.rdma.device = net.server.device.clone();
         tuning.client.rdma.progress = settings.progress;
         tuning.server.rdma.progress = settings.progress;
+        tuning.client.rdma.ack_timeout = settings.ack_timeout;
+        tuning.server.rdma.ack_timeout = settings.ack_timeout;
         tuning.client.handshake_timeout_ms = 4000;
         tuning.server.handshake_timeout_ms = 4000;
         tuning.client.tcp.local_address = Some(net.client.address.parse().expect("an address"));
