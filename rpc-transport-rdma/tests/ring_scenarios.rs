@@ -476,6 +476,30 @@ fn an_orderly_close_delivers_everything_first() {
     assert!(closed);
 }
 
+/// Without immediates (iWARP) a completed request need not have arrived: whoever closes keeps its
+/// queue pair until the other end is gone, and that this then fails is in order.
+#[test]
+fn without_immediates_whoever_closes_goes_last() {
+    let device = SimConfig { write_with_imm: false, ..calm() };
+    let (fabric, links) = linked_on(23, device, small_config());
+    let [mut one, mut two] = links;
+    assert!(put(&mut one, &numbered(0, 300)));
+    let mut cx = Context::from_waker(Waker::noop());
+    for _ in 0..200 {
+        assert!(one.poll_close(&mut cx).is_pending(), "the other end is still there");
+        fabric.step();
+    }
+    assert_eq!(take(&mut two).unwrap().unwrap(), numbered(0, 300));
+    let error = take(&mut two).unwrap_err();
+    assert!(error.to_string().contains("in order"), "{error}");
+    drop(two);
+    let closed = (0..500).any(|_| {
+        fabric.step();
+        one.poll_close(&mut cx).map(Result::unwrap).is_ready()
+    });
+    assert!(closed, "{one:?}");
+}
+
 /// One large message in many pieces beside a stream of frames.
 #[test]
 fn a_large_bulk_message_arrives_whole() {

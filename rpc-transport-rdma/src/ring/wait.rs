@@ -129,40 +129,46 @@ impl<Q: QueuePair> RingLink<Q> {
         self.sender.want_bulk = None;
         self.receiver.want_pull = None;
         for _ in 0..MAX_ROUNDS {
-            if let Err(error) = self.check_over() {
-                return Poll::Ready(self.closed_with(error));
-            }
-            self.progress()?;
-            self.discard_received()?;
-            // A WRITE completes once the peer's device has it. On iWARP a SEND completes once TCP has
-            // it, and giving up the queue pair may reset that connection: the peer goes first there.
-            if self.ending.close_done && self.sender.write_with_imm {
-                return Poll::Ready(Ok(()));
-            }
-            if self.ending.peer_closed {
-                let gone = LinkError::closed("the peer closed the connection in order");
-                return Poll::Ready(self.closed_with(gone));
-            }
-            // Not before everything has flushed: the peer's close may be among what has arrived.
-            if let Some(error) = self.end_of_stream() {
-                return Poll::Ready(self.closed_with(error));
-            }
-            self.look_at_cell()?;
-            self.post_bursts()?;
-            self.sender.flush_blocked = self.has_unsent();
-            if !self.has_unsent() && !self.ending.close_posted {
-                self.post_close();
-            }
-            self.return_credit(true)?;
-            if self.blocked_on_credit() {
-                self.ask_for_credit();
-            }
-            if self.prepare_sleep(cx, None)?.is_pending() {
-                return Poll::Pending;
+            match self.close_step(cx) {
+                Poll::Ready(Ok(false)) => {}
+                Poll::Ready(Ok(true)) => return Poll::Ready(Ok(())),
+                Poll::Ready(Err(error)) => return Poll::Ready(self.closed_with(error)),
+                Poll::Pending => return Poll::Pending,
             }
         }
         cx.waker().wake_by_ref();
         Poll::Pending
+    }
+
+    /// `Ready`: whether the link is closed; if not, there is more to look at.
+    fn close_step(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, LinkError>> {
+        self.check_over()?;
+        self.progress()?;
+        self.discard_received()?;
+        // A WRITE completes once the peer's device has it. On iWARP a SEND completes once TCP has
+        // it, and giving up the queue pair may reset that connection: the peer goes first there.
+        if self.ending.close_done && self.sender.write_with_imm {
+            return Poll::Ready(Ok(true));
+        }
+        if self.ending.peer_closed {
+            let gone = LinkError::closed("the peer closed the connection in order");
+            return Poll::Ready(Err(gone));
+        }
+        // Not before everything has flushed: the peer's close may be among what has arrived.
+        if let Some(error) = self.end_of_stream() {
+            return Poll::Ready(Err(error));
+        }
+        self.look_at_cell()?;
+        self.post_bursts()?;
+        self.sender.flush_blocked = self.has_unsent();
+        if !self.has_unsent() && !self.ending.close_posted {
+            self.post_close();
+        }
+        self.return_credit(true)?;
+        if self.blocked_on_credit() {
+            self.ask_for_credit();
+        }
+        self.prepare_sleep(cx, None).map_ok(|()| false)
     }
 
     /// Nobody receives any more. What arrives is dropped, so that two ends that close at once do
