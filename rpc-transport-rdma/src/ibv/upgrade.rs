@@ -280,13 +280,17 @@ impl Ibv {
     }
 
     /// The probe, for as long as a device may need to use its retries up. (Soft-RoCE takes longer,
-    /// and the other end hears nothing at all.)
+    /// and the other end hears nothing at all.) iWARP has none: its packets got through when TCP
+    /// connected, and a peer that is busy is waited for as long as the handshake may take.
     async fn first_message(
         &self,
         queue_pair: &mut IbvQueuePair,
         choice: &Choice,
         first: bool,
     ) -> Result<(), String> {
+        if choice.candidate.endpoint.network == Network::Iwarp {
+            return probe(queue_pair, first).await;
+        }
         let limit = self.config.retries_bound();
         let probed = tokio::time::timeout(limit, probe(queue_pair, first)).await;
         probed.unwrap_or_else(|_| {
