@@ -120,6 +120,20 @@ impl Load {
         (took, statuses)
     }
 
+    /// All of them end, well or with UNAVAILABLE and whether they may have run; how many failed.
+    pub(crate) async fn end(mut self, bound: Duration, what: &str) -> usize {
+        self.stop.store(true, Ordering::Relaxed);
+        self.cancel.send_replace(true);
+        let mut failed = 0;
+        while let Some(ended) = within(bound, what, self.tasks.next()).await {
+            let Err(status) = ended.expect("a call does not panic") else { continue };
+            assert_eq!(status.code(), Code::Unavailable, "{what}: {status}");
+            assert_ne!(status.request_seen(), RequestSeen::Unknown, "{what}: {status}");
+            failed += 1;
+        }
+        failed
+    }
+
     /// All of them end well once told to.
     pub(crate) async fn finish(mut self, bound: Duration, what: &str) -> u64 {
         self.stop.store(true, Ordering::Relaxed);
