@@ -5,11 +5,15 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use prost::Message;
+
 use super::connection::ClientConnection;
+use crate::codec::decode;
 use crate::driver::cell::{Body, Cell};
 use crate::driver::{Conn, OpenRequest, now};
 use crate::metadata::MetadataMap;
 use crate::request::Request;
+use crate::response::Response;
 use crate::service::MethodDescriptor;
 use crate::session::{CANCELLED, Encode};
 use crate::status::{Code, RequestSeen, Status};
@@ -81,14 +85,28 @@ impl Call {
 
     /// The whole answer of a call with one response message. Meanwhile `beside` is polled; an
     /// error of it ends the call.
-    pub(super) async fn response(
+    pub(super) async fn response<M: Message + Default>(
         &mut self,
+        path: &'static str,
         beside: impl FnMut(&mut Context<'_>) -> Poll<Result<(), Status>>,
-    ) -> Result<(MetadataMap, Body, MetadataMap), Status> {
-        let result = self.wait(beside, |cell, cx| cell.poll_response(cx)).await;
-        // A failure found on this side (an answer with two messages, say) leaves the stream open.
-        self.over = self.cell.has_ended();
-        result
+    ) -> Result<Response<M>, Status> {
+        let decode = |body: &Body| decode(body, "response", path);
+        match self.wait(beside, |cell, cx| cell.poll_answer(cx, decode)).await {
+            Ok(answer) => {
+                self.over = true;
+                let mut response = Response::new(answer.message);
+                *response.metadata_mut() = answer.headers;
+                if !answer.trailers.is_empty() {
+                    *response.trailers_mut() = answer.trailers;
+                }
+                Ok(response)
+            }
+            Err(status) => {
+                // A failure found on this side leaves the stream open.
+                self.over = self.cell.has_ended();
+                Err(status)
+            }
+        }
     }
 
     /// The answer of a call with many response messages, once its initial metadata is known.
@@ -115,7 +133,6 @@ impl Call {
             }
             _ => None,
         };
-        let mut waiting = None;
         poll_fn(|cx| {
             if let Poll::Ready(Err(status)) = beside(cx) {
                 return Poll::Ready(Err(status));
@@ -123,8 +140,9 @@ impl Call {
             if let Poll::Ready(result) = poll(&self.cell, cx) {
                 return Poll::Ready(result);
             }
-            self.conn().help(&self.cell);
-            if let Poll::Ready(result) = poll(&self.cell, cx) {
+            if self.conn().help(&self.cell)
+                && let Poll::Ready(result) = poll(&self.cell, cx)
+            {
                 return Poll::Ready(result);
             }
             if let Some(sleep) = &mut alarm
@@ -135,7 +153,6 @@ impl Call {
                     return Poll::Ready(Err(expired("waiting for a free stream")));
                 }
             }
-            waiting.get_or_insert_with(|| self.conn().waits());
             Poll::Pending
         })
         .await

@@ -12,9 +12,9 @@ use super::call::{Call, Deadline, Opening, expired, may_retry};
 use super::channel::Channel;
 use super::connection::ClientConnection;
 use super::pump::pump;
-use crate::codec::{ProstMessage, decode};
+use crate::codec::ProstMessage;
 use crate::driver::Conn;
-use crate::driver::cell::{Body, Cell, End};
+use crate::driver::cell::{Cell, End};
 use crate::metadata::MetadataMap;
 use crate::request::Request;
 use crate::response::Response;
@@ -85,10 +85,9 @@ impl Client {
         let opening = self.opening(method, request.metadata(), deadline, Some(&message));
         for attempt in 1.. {
             let mut call = Call::open(self.connection(deadline).await?, &opening);
-            match call.response(|_| Poll::Pending).await {
-                Ok(answer) => return unary_response(method, answer),
+            match call.response(method.path, |_| Poll::Pending).await {
                 Err(status) if attempt < ATTEMPTS && may_retry(&status) => {}
-                Err(status) => return Err(status),
+                result => return result,
             }
         }
         unreachable!("the last attempt returns")
@@ -140,17 +139,15 @@ impl Client {
         let (conn, cell) = (Arc::clone(call.conn()), Arc::clone(call.cell()));
         let mut sending = pin!(pump(conn, cell, request.into_inner(), self.limits.encode_bytes));
         let mut sent = false;
-        let answer = call
-            .response(|cx| {
-                if sent {
-                    return Poll::Pending;
-                }
-                let poll = sending.as_mut().poll(cx);
-                sent = poll.is_ready();
-                poll
-            })
-            .await?;
-        unary_response(method, answer)
+        call.response(method.path, |cx| {
+            if sent {
+                return Poll::Pending;
+            }
+            let poll = sending.as_mut().poll(cx);
+            sent = poll.is_ready();
+            poll
+        })
+        .await
     }
 
     /// Many messages each way. The messages are sent by a task of their own, so that reading the
@@ -258,15 +255,4 @@ fn response<T>(metadata: MetadataMap, message: T) -> Response<T> {
     let mut response = Response::new(message);
     *response.metadata_mut() = metadata;
     response
-}
-
-fn unary_response<M: Message + Default>(
-    method: &'static MethodDescriptor,
-    (headers, body, trailers): (MetadataMap, Body, MetadataMap),
-) -> Result<Response<M>, Status> {
-    let mut response = response(headers, decode(&body, "response", method.path)?);
-    if !trailers.is_empty() {
-        *response.trailers_mut() = trailers;
-    }
-    Ok(response)
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::cell::{Body, Cell, End};
 use super::job::OwnedOpen;
-use super::owner::Arrival;
+use super::owner::{Arrival, Arrived};
 use super::pulls::Pulls;
 use crate::link::BulkDescriptor;
 use crate::metadata::MetadataMap;
@@ -35,16 +35,21 @@ pub(super) struct Calls {
 }
 
 impl Calls {
-    /// A mailbox for a new call, a used one if there is any.
-    pub(super) fn take_cell(&mut self) -> Arc<Cell> {
-        let Some(mut cell) = self.spare.pop_front() else { return Arc::default() };
-        if let Some(inner) = Arc::get_mut(&mut cell) {
-            inner.reset();
-            return cell;
+    /// A mailbox for a new stream, a used one if there is any.
+    pub(super) fn new_cell(&mut self, id: StreamId) -> Arc<Cell> {
+        if let Some(mut cell) = self.spare.pop_front() {
+            if let Some(inner) = Arc::get_mut(&mut cell) {
+                inner.renew(id);
+                self.put(id, Arc::clone(&cell));
+                return cell;
+            }
+            // Its call has not let go of it yet: later.
+            self.spare.push_back(cell);
         }
-        // Its call has not let go of it yet: later.
-        self.spare.push_back(cell);
-        Arc::default()
+        let cell = Arc::<Cell>::default();
+        cell.set_id(id);
+        self.put(id, Arc::clone(&cell));
+        cell
     }
 
     pub(super) fn cell(&self, id: StreamId) -> Option<&Arc<Cell>> {
@@ -143,16 +148,21 @@ impl Calls {
                         return Applied::Reject(stream, Status::internal(text));
                     }
                 };
-                let cell = self.take_cell();
-                cell.set_id(stream);
-                if let Some(message) = message {
-                    cell.put_message(Body::new(message.payload), message.position);
-                }
-                if end {
-                    cell.put_end(End::Ok(MetadataMap::new()));
-                }
-                self.put(stream, Arc::clone(&cell));
-                self.arrivals.push(Arrival { id: stream, cell, method, deadline, metadata });
+                let request = match message {
+                    // Nothing follows: the handler may be done before anybody asks for a mailbox.
+                    Some(message) if end => Arrived::Whole(Body::new(message.payload)),
+                    message => {
+                        let cell = self.new_cell(stream);
+                        if let Some(message) = message {
+                            cell.put_message(Body::new(message.payload), message.position);
+                        }
+                        if end {
+                            cell.put_end(End::Ok(MetadataMap::new()));
+                        }
+                        Arrived::In(cell)
+                    }
+                };
+                self.arrivals.push(Arrival { id: stream, request, method, deadline, metadata });
             }
             Event::Message { stream, message, end } => {
                 let Some(cell) = self.cell(stream) else { return Applied::Nothing };

@@ -113,6 +113,14 @@ pub(crate) struct Cell {
     state: Mutex<CellState>,
 }
 
+/// The answer to a call with one response message.
+#[derive(Debug)]
+pub(crate) struct Answer<T> {
+    pub(crate) headers: MetadataMap,
+    pub(crate) message: T,
+    pub(crate) trailers: MetadataMap,
+}
+
 /// What the reader of a call finds.
 #[derive(Debug)]
 pub(crate) enum Next {
@@ -130,12 +138,24 @@ impl Cell {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes a used cell new, keeping its memory.
-    pub(crate) fn reset(&mut self) {
+    /// Makes a used cell new, keeping its memory; it is the stream's from now on.
+    pub(crate) fn renew(&mut self, id: StreamId) {
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
-        let mut inbox = std::mem::take(&mut state.inbox);
-        inbox.clear();
-        *state = CellState { inbox, ..CellState::default() };
+        state.inbox.clear();
+        state.headers = None;
+        state.end = End::Open;
+        state.id = Some(id);
+        state.abandoned = false;
+        state.discarding = false;
+        state.write_blocked = false;
+        state.reader = None;
+        state.writer = None;
+        state.canceller = None;
+    }
+
+    /// The mailbox of a call that has failed already.
+    pub(crate) fn failed(status: Status) -> Cell {
+        Cell { state: Mutex::new(CellState { end: End::Failed(status), ..CellState::default() }) }
     }
 
     // ---- the connection's side ----
@@ -374,34 +394,34 @@ impl Cell {
         Poll::Pending
     }
 
-    /// Client: a unary answer, whole: initial metadata, message, trailers.
-    pub(crate) fn poll_response(
+    /// Client: a unary answer, whole. The message is decoded where it lies: nobody else wants the
+    /// mailbox of a call that has ended.
+    pub(crate) fn poll_answer<T>(
         &self,
         cx: &mut Context<'_>,
-    ) -> Poll<Result<(MetadataMap, Body, MetadataMap), Status>> {
+        decode: impl FnOnce(&Body) -> Result<T, Status>,
+    ) -> Poll<Result<Answer<T>, Status>> {
         let mut state = self.lock();
-        let pulling = state.inbox.iter().any(|item| matches!(item, Item::Pulling { .. }));
-        match &state.end {
+        let CellState { inbox, end, headers, reader, .. } = &mut *state;
+        let pulling = inbox.iter().any(|item| matches!(item, Item::Pulling { .. }));
+        let trailers = match end {
             End::Failed(status) => return Poll::Ready(Err(status.clone())),
-            End::Ok(_) if !pulling => {}
+            End::Ok(trailers) if !pulling => std::mem::take(trailers),
             End::Ok(_) | End::Open => {
-                set_waker(&mut state.reader, cx);
+                set_waker(reader, cx);
                 return Poll::Pending;
             }
-        }
-        let (Some(Item::Message { body, .. }), true) =
-            (state.inbox.pop_front(), state.inbox.is_empty())
-        else {
+        };
+        let (Some(Item::Message { body, .. }), 1) = (inbox.front(), inbox.len()) else {
             return Poll::Ready(Err(Status::new(
                 Code::Internal,
                 "the server answered a call that has one response message with none or several",
             )));
         };
-        let End::Ok(trailers) = std::mem::take(&mut state.end) else {
-            unreachable!("matched above")
-        };
-        state.end = End::Ok(MetadataMap::new());
-        Poll::Ready(Ok((state.headers.take().unwrap_or_default(), body, trailers)))
+        let message = decode(body);
+        inbox.clear();
+        let headers = headers.take().unwrap_or_default();
+        Poll::Ready(message.map(|message| Answer { headers, message, trailers }))
     }
 
     /// Trailers of a call that ended OK.
@@ -433,7 +453,13 @@ fn wake(mut state: MutexGuard<'_, CellState>, reader: bool, writer: bool) {
     let over = state.abandoned || !matches!(state.end, End::Open);
     let canceller = if over { state.canceller.take() } else { None };
     drop(state);
-    for waker in [reader, writer, canceller].into_iter().flatten() {
+    if let Some(waker) = reader {
+        waker.wake();
+    }
+    if let Some(waker) = writer {
+        waker.wake();
+    }
+    if let Some(waker) = canceller {
         waker.wake();
     }
 }

@@ -1,14 +1,14 @@
 //! One connection, shared by all its calls.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, TryLockError};
 use std::time::Instant;
 
 use crossbeam_queue::SegQueue;
 
-use super::cell::{Cell, End};
+use super::cell::Cell;
 use super::job::{Job, OwnedOpen};
-use super::owner::{Failure, Owner, never_sent};
+use super::owner::{Failure, Owner};
 use super::task::{Progress, now};
 use crate::link::{Link, LinkInfo};
 use crate::metadata::MetadataMap;
@@ -62,13 +62,12 @@ pub(crate) trait Conn: Send + Sync + 'static {
     /// Sends what has been committed.
     fn flush(&self);
 
-    /// Moves the connection along in place, where its mode is to poll: for a client whose call
-    /// waits for something to come into `cell`.
-    fn help(&self, cell: &Cell);
+    /// Server: a mailbox for a call that came without one, because its request was whole.
+    fn attach(&self, id: StreamId) -> Arc<Cell>;
 
-    /// A call on this connection begins to wait for its answer; it ends when what is given is
-    /// dropped. (Not counted before the driver runs, and then not when it ends either.)
-    fn waits(&self) -> Option<Waiting>;
+    /// Moves the connection along in place, where its mode is to poll and nobody else's call is on
+    /// it: for a client whose call waits for something to come into `cell`. Whether it has done so.
+    fn help(&self, cell: &Cell) -> bool;
 
     /// Server: accept no more calls; end when those that are open have ended.
     fn go_away(&self, reason: &str);
@@ -86,20 +85,6 @@ pub(crate) trait Conn: Send + Sync + 'static {
     fn is_closed(&self) -> bool;
 }
 
-/// One call among those that wait for their answers.
-#[derive(Debug)]
-pub(crate) struct Waiting {
-    crowd: Arc<Crowd>,
-    own: Arc<AtomicUsize>,
-}
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        self.crowd.waiting_calls.fetch_sub(1, Ordering::Relaxed);
-        self.own.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 thread_local! {
     /// The connection whose handlers this thread is running in place, by address; 0: none.
     static CORKED: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
@@ -110,6 +95,10 @@ thread_local! {
 pub(crate) struct Connection<L> {
     owner: Mutex<Owner<L>>,
     jobs: SegQueue<Job>,
+    /// Somebody has left a job since the owner last looked.
+    left: AtomicBool,
+    /// One call is open, as far as was known when the lock was last let go.
+    lone: AtomicBool,
     info: Arc<LinkInfo>,
     role: Role,
     window_bytes: u64,
@@ -119,8 +108,8 @@ pub(crate) struct Connection<L> {
     closed: AtomicBool,
     /// The runtime's, once the driver runs there and where it polls.
     crowd: OnceLock<Arc<Crowd>>,
-    /// Calls of this connection that wait.
-    waiting: Arc<AtomicUsize>,
+    /// What the crowd's count has of this connection's calls.
+    counted_calls: AtomicUsize,
 }
 
 impl<L: Link> Connection<L> {
@@ -139,10 +128,12 @@ impl<L: Link> Connection<L> {
             max_message_bytes: config.max_message_bytes,
             owner: Mutex::new(Owner::new(session, link)),
             jobs: SegQueue::new(),
+            left: AtomicBool::new(false),
+            lone: AtomicBool::new(false),
             progress,
             closed: AtomicBool::new(false),
             crowd: OnceLock::new(),
-            waiting: Arc::default(),
+            counted_calls: AtomicUsize::new(0),
         }
     }
 
@@ -164,8 +155,20 @@ impl<L: Link> Connection<L> {
     pub(super) fn is_crowded(&self) -> bool {
         self.crowd.get().is_some_and(|crowd| {
             let all = crowd.waiting_calls.load(Ordering::Relaxed);
-            all.saturating_sub(self.waiting.load(Ordering::Relaxed)) > FEW_CALLS
+            all.saturating_sub(self.counted_calls.load(Ordering::Relaxed)) > FEW_CALLS
         })
+    }
+
+    /// The driver's word on how many calls wait for answers that are likely to come soon.
+    pub(super) fn count_calls(&self, calls: usize) {
+        let counted = self.counted_calls.load(Ordering::Relaxed);
+        if counted == calls {
+            return;
+        }
+        let Some(crowd) = self.crowd.get() else { return };
+        self.counted_calls.store(calls, Ordering::Relaxed);
+        // Wraps if there are fewer than before, as it is meant to.
+        crowd.waiting_calls.fetch_add(calls.wrapping_sub(counted), Ordering::Relaxed);
     }
 
     /// The lock, if it is free. Whoever has it may use the link, which disarms it: that is noted
@@ -201,6 +204,10 @@ impl<L: Link> Connection<L> {
     /// Whether there were any.
     fn run_jobs(&self, owner: &mut Owner<L>) -> bool {
         let mut any = false;
+        // To take from an empty queue costs a fence.
+        if self.jobs.is_empty() {
+            return any;
+        }
         while let Some(job) = self.jobs.pop() {
             owner.run_job(job);
             any = true;
@@ -214,15 +221,23 @@ impl<L: Link> Connection<L> {
             if owner.dead.is_some() || owner.calls.going_away {
                 self.closed.store(true, Ordering::Release);
             }
-            owner.look_after_sleeper(self.is_crowded());
+            let lone = owner.session.open_streams() == 1;
+            if lone != self.lone.load(Ordering::Relaxed) {
+                self.lone.store(lone, Ordering::Relaxed);
+            }
+            owner.look_after_sleeper(|| self.is_crowded());
             drop(owner);
-            // Whoever left a job looked at the lock after the job was in; we look at the jobs
-            // after the lock was free: one of the two sees the other.
-            fence(Ordering::SeqCst);
-            if self.jobs.is_empty() {
+            // Whoever leaves a job swaps the mark before it tries the lock; we swap it after the
+            // lock is free. Swaps of one word have an order: one of the two sees the other.
+            if !self.left.swap(false, Ordering::AcqRel) {
                 return;
             }
-            match self.try_lock() {
+            let again = self.try_lock().or_else(|| {
+                // Its new owner may be past its own look: leave the job once more.
+                self.left.swap(true, Ordering::AcqRel);
+                self.try_lock()
+            });
+            match again {
                 None => return,
                 Some(again) => owner = again,
             }
@@ -265,7 +280,7 @@ impl<L: Link> Connection<L> {
 
     pub(super) fn leave(&self, job: Job) {
         self.jobs.push(job);
-        fence(Ordering::SeqCst);
+        self.left.swap(true, Ordering::AcqRel);
         if let Some(mut owner) = self.try_lock() {
             self.run_jobs(&mut owner);
             owner.settle_or_fail();
@@ -311,16 +326,9 @@ impl<L: Link> Conn for Connection<L> {
         let _rescue = Rescue(self);
         if let Some(mut owner) = self.try_lock() {
             self.run_jobs(&mut owner);
-            let cell = owner.calls.take_cell();
-            match &owner.dead {
-                Some(status) => cell.put_end(End::Failed(never_sent(status))),
-                None => {
-                    cell.block_writer();
-                    owner.open_or_fail(&cell, request);
-                    if !self.may_wait(&owner, false) {
-                        owner.settle_or_fail();
-                    }
-                }
+            let cell = owner.open(request);
+            if !self.may_wait(&owner, false) {
+                owner.settle_or_fail();
             }
             self.let_go(owner);
             return cell;
@@ -417,10 +425,20 @@ impl<L: Link> Conn for Connection<L> {
         }
     }
 
-    fn help(&self, cell: &Cell) {
+    fn attach(&self, id: StreamId) -> Arc<Cell> {
+        let cell = Arc::<Cell>::default();
+        cell.set_id(id);
+        match self.with_owner(|owner| owner.attach(id, &cell)) {
+            Some(()) => {}
+            None => self.leave(Job::Attach { id, cell: Arc::clone(&cell) }),
+        }
+        cell
+    }
+
+    fn help(&self, cell: &Cell) -> bool {
         // Where others wait on the same threads, the drivers and the set poll for all of us.
-        if !self.progress.polls() || self.is_crowded() {
-            return;
+        if !self.progress.polls() || !self.lone.load(Ordering::Relaxed) || self.is_crowded() {
+            return false;
         }
         for _ in 0..HELP_PASSES {
             let alone = self.with_owner(|owner| {
@@ -430,7 +448,7 @@ impl<L: Link> Conn for Connection<L> {
                 owner.may_wait_here()
             });
             if cell.has_news() {
-                return;
+                return true;
             }
             // Taken: the driver is at it on another thread, for us.
             if alone == Some(false) {
@@ -441,13 +459,7 @@ impl<L: Link> Conn for Connection<L> {
         if self.with_owner(Owner::end_help).is_none() {
             self.leave(Job::EndHelp);
         }
-    }
-
-    fn waits(&self) -> Option<Waiting> {
-        let crowd = Arc::clone(self.crowd.get()?);
-        crowd.waiting_calls.fetch_add(1, Ordering::Relaxed);
-        self.waiting.fetch_add(1, Ordering::Relaxed);
-        Some(Waiting { crowd, own: Arc::clone(&self.waiting) })
+        true
     }
 
     fn go_away(&self, reason: &str) {

@@ -57,6 +57,11 @@ pub(super) enum Job {
     /// A caller that polled in place stops.
     EndHelp,
     Open(OwnedOpen),
+    /// Server: what happens to the stream shall be put into this mailbox.
+    Attach {
+        id: StreamId,
+        cell: Arc<Cell>,
+    },
     Send {
         id: StreamId,
         cell: Arc<Cell>,

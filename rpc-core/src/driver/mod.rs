@@ -31,8 +31,9 @@ mod pulls;
 mod task;
 #[cfg(test)]
 mod tests;
+mod work;
 
 pub(crate) use connection::{Conn, Connection, OpenRequest};
-pub(crate) use owner::{Arrival, Arrivals};
+pub(crate) use owner::{Arrival, Arrivals, Arrived};
 pub(crate) use task::{Driver, Ended, now};
 pub use task::{Progress, ProgressMode};

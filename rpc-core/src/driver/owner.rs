@@ -5,15 +5,11 @@ use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
 use super::calls::{Applied, Calls};
-use super::cell::{Cell, End};
-use super::job::{Job, OwnedOpen};
-use super::task::now;
+use super::cell::{Body, Cell, End};
 use crate::link::{Link, LinkError, LinkErrorKind, Received};
 use crate::metadata::MetadataMap;
 use crate::poll_set::PollSet;
-use crate::session::{
-    CANCELLED, Encode, FrameRef, NewStream, Opened, Role, Sending, Session, SessionError, StreamId,
-};
+use crate::session::{CANCELLED, FrameRef, Role, Session, SessionError, StreamId};
 use crate::status::{Code, RequestSeen, Status};
 
 /// Frames a pass takes before it sees to the other side: keeps one pass short.
@@ -32,10 +28,19 @@ const LONELY_LOOKS: u32 = 8192;
 #[derive(Debug)]
 pub(crate) struct Arrival {
     pub(crate) id: StreamId,
-    pub(crate) cell: Arc<Cell>,
+    pub(crate) request: Arrived,
     pub(crate) method: u16,
     pub(crate) deadline: Option<Instant>,
     pub(crate) metadata: MetadataMap,
+}
+
+/// The messages of a request that arrived.
+#[derive(Debug)]
+pub(crate) enum Arrived {
+    /// All of them: one. The call has no mailbox yet; see [`Conn::attach`](super::Conn::attach).
+    Whole(Body),
+    /// What has come so far is here, and what follows will be.
+    In(Arc<Cell>),
 }
 
 /// What a server's connection gives its server. On a client nothing arrives.
@@ -69,7 +74,7 @@ pub(super) struct Owner<L> {
     /// Passes of callers that poll in place, since the driver last looked.
     pub(super) help_passes: u32,
     /// Looks in a row at which a waiting caller was alone on the connection.
-    lonely: u32,
+    pub(super) lonely: u32,
     /// Since when nothing is left but bulk messages the peer has not pulled.
     only_bulks_since: Option<Instant>,
     /// That has lasted too long.
@@ -249,11 +254,11 @@ impl<L: Link> Owner<L> {
     /// Before the lock is let go: the task that sleeps must still be woken by what comes. Using
     /// a link disarms it, so it is armed again in the sleeper's name; and the sleeper is woken if
     /// there is something for it already, if it has to wake earlier, or if it is all over.
-    pub(super) fn look_after_sleeper(&mut self, crowded: bool) {
+    pub(super) fn look_after_sleeper(&mut self, crowded: impl FnOnce() -> bool) {
         if self.armed {
             return;
         }
-        if self.napper.is_some() && (crowded || self.needs_driver()) {
+        if self.napper.is_some() && (self.needs_driver() || crowded()) {
             self.wake_napper();
         }
         let Some(sleeper) = &self.sleeper else { return };
@@ -274,213 +279,6 @@ impl<L: Link> Owner<L> {
             sleeper.wake();
         }
         self.armed = !awake;
-    }
-
-    // ---- what calls ask for ----
-
-    pub(super) fn open(
-        &mut self,
-        cell: &Arc<Cell>,
-        request: &NewStream<'_>,
-    ) -> Result<(), LinkError> {
-        if !self.calls.waiting.is_empty() {
-            self.calls.waiting.push_back(OwnedOpen::new(cell, request));
-            return Ok(());
-        }
-        let Some(link) = &mut self.link else { return Ok(()) };
-        match self.session.open(link, request)? {
-            Opened::Stream(id) => {
-                self.calls.opened(id, cell, request);
-                if self.session.open_streams() > 1 {
-                    self.lonely = 0;
-                }
-            }
-            Opened::NoSlot => self.calls.waiting.push_back(OwnedOpen::new(cell, request)),
-            refused => cell.put_end(End::Failed(refusal(refused, request))),
-        }
-        Ok(())
-    }
-
-    /// Opens streams for calls that wait for one, as many as there are.
-    pub(super) fn open_waiting(&mut self) -> Result<bool, LinkError> {
-        let mut busy = false;
-        if self.calls.waiting.is_empty() {
-            return Ok(busy);
-        }
-        let Some(link) = &mut self.link else { return Ok(busy) };
-        let now = now();
-        while let Some(open) = self.calls.waiting.front() {
-            let expired = open.timeout.is_some_and(|(_, at)| at <= now);
-            if open.cell.is_abandoned() {
-                self.calls.waiting_abandoned = self.calls.waiting_abandoned.saturating_sub(1);
-            } else if expired {
-                let text = "the call's deadline passed while waiting for a free stream";
-                let status =
-                    Status::deadline_exceeded(text).with_request_seen(RequestSeen::NeverSent);
-                open.cell.put_end(End::Failed(status));
-            } else {
-                let mut request = open.borrow();
-                // The wait has used up some of the time.
-                request.timeout = open.timeout.map(|(_, at)| (at - now, at));
-                match self.session.open(link, &request)? {
-                    Opened::NoSlot => break,
-                    Opened::Stream(id) => {
-                        if let Some(open) = self.calls.waiting.pop_front() {
-                            self.calls.opened(id, &open.cell, &open.borrow());
-                        }
-                        busy = true;
-                        continue;
-                    }
-                    refused => open.cell.put_end(End::Failed(refusal(refused, &request))),
-                }
-            }
-            self.calls.waiting.pop_front();
-            busy = true;
-        }
-        Ok(busy)
-    }
-
-    /// Opens a stream; if that ends the connection, the cell learns of it too.
-    pub(super) fn open_or_fail(&mut self, cell: &Arc<Cell>, request: &NewStream<'_>) {
-        let Err(error) = self.open(cell, request) else { return };
-        self.fail(Failure::Link(error));
-        if cell.id().is_none()
-            && let Some(status) = &self.dead
-        {
-            cell.put_end(End::Failed(never_sent(status)));
-        }
-    }
-
-    pub(super) fn send(
-        &mut self,
-        id: StreamId,
-        cell: &Arc<Cell>,
-        message: &dyn Encode,
-        end: bool,
-    ) -> Result<(), LinkError> {
-        let Some(link) = &mut self.link else { return Ok(()) };
-        match self.session.send_message(link, id, message, end)? {
-            Sending::Sent | Sending::Closed => cell.put_writable(),
-            Sending::Queued => cell.block_writer(),
-            Sending::Busy => debug_assert!(false, "a second message before the first was taken"),
-        }
-        Ok(())
-    }
-
-    pub(super) fn end_messages(&mut self, id: StreamId) -> Result<(), LinkError> {
-        let Some(link) = &mut self.link else { return Ok(()) };
-        self.session.end_messages(link, id)
-    }
-
-    pub(super) fn finish(
-        &mut self,
-        id: StreamId,
-        end: Result<MetadataMap, Status>,
-    ) -> Result<(), LinkError> {
-        let Some(link) = &mut self.link else { return Ok(()) };
-        match end {
-            Ok(trailers) => self.session.finish(link, id, 0, "", &trailers, &[]),
-            Err(status) => self.session.finish(
-                link,
-                id,
-                status.code() as u16,
-                status.message(),
-                status.metadata(),
-                status.details(),
-            ),
-        }?;
-        self.calls.forget(id);
-        Ok(())
-    }
-
-    pub(super) fn respond(
-        &mut self,
-        id: StreamId,
-        metadata: &MetadataMap,
-        trailers: &MetadataMap,
-        message: &dyn Encode,
-    ) -> Result<(), LinkError> {
-        let Some(link) = &mut self.link else { return Ok(()) };
-        self.session.respond(link, id, metadata, trailers, message)?;
-        self.calls.forget(id);
-        Ok(())
-    }
-
-    pub(super) fn cancel(&mut self, cell: &Arc<Cell>, code: u16) {
-        if let Some(id) = cell.id() {
-            self.session.cancel(id, code);
-            self.calls.forget(id);
-        } else {
-            self.calls.forget_waiting();
-        }
-    }
-
-    pub(super) fn run_job(&mut self, job: Job) {
-        if let Some(status) = &self.dead {
-            match job {
-                Job::Open(open) => open.cell.put_end(End::Failed(never_sent(status))),
-                // Whoever sends learns of the end before the next message.
-                Job::Send { cell, .. } => cell.put_writable(),
-                Job::Wake(waker) => waker.wake(),
-                _ => {}
-            }
-            return;
-        }
-        let done = match job {
-            Job::Wake(waker) => {
-                if !self.nap(&waker, false) {
-                    waker.wake();
-                }
-                Ok(())
-            }
-            Job::EndHelp => {
-                self.end_help();
-                Ok(())
-            }
-            Job::Open(open) if open.cell.is_abandoned() => Ok(()),
-            Job::Open(open) => {
-                self.open_or_fail(&open.cell, &open.borrow());
-                Ok(())
-            }
-            Job::Send { id, cell, message, end } => self.send(id, &cell, &message, end),
-            Job::EndMessages { id } => self.end_messages(id),
-            Job::Flush => Ok(()),
-            Job::Headers { id, metadata } => self.headers(id, &metadata),
-            Job::Respond { id, metadata, trailers, message } => {
-                self.respond(id, &metadata, &trailers, &message)
-            }
-            Job::Finish { id, status } => self.finish(id, status),
-            Job::Consumed { id, position } => {
-                self.session.consumed(id, position);
-                Ok(())
-            }
-            Job::Cancel { cell, code } => {
-                self.cancel(&cell, code);
-                Ok(())
-            }
-            Job::GoAway { reason } => {
-                self.session.go_away(0, &reason);
-                Ok(())
-            }
-        };
-        if let Err(error) = done {
-            self.fail(Failure::Link(error));
-        }
-    }
-
-    pub(super) fn headers(
-        &mut self,
-        id: StreamId,
-        metadata: &MetadataMap,
-    ) -> Result<(), LinkError> {
-        let Some(link) = &mut self.link else { return Ok(()) };
-        match self.session.send_headers(link, id, metadata)? {
-            None => Ok(()),
-            Some(bytes) => {
-                let text = format!("response metadata of {bytes} bytes does not fit a frame");
-                self.finish(id, Err(Status::resource_exhausted(text)))
-            }
-        }
     }
 
     /// The connection is over: every call on it learns so, exactly once.
@@ -567,20 +365,4 @@ impl From<SessionError> for Failure {
 /// connection is not wrong with the call, which can be made again on another.
 pub(super) fn never_sent(status: &Status) -> Status {
     Status::unavailable(status.message()).with_request_seen(RequestSeen::NeverSent)
-}
-
-fn refusal(refused: Opened, request: &NewStream<'_>) -> Status {
-    let status = match refused {
-        Opened::MetadataTooLong(bytes, limit) => Status::resource_exhausted(format!(
-            "request metadata of {bytes} bytes is longer than the limit of {limit} bytes"
-        )),
-        Opened::BadPath => Status::invalid_argument(format!(
-            "method path {:?} is longer than {} bytes, or more than {} methods are in use",
-            request.path,
-            crate::wire::MAX_PATH_BYTES,
-            crate::wire::MAX_METHODS,
-        )),
-        _ => Status::unavailable("the server accepts no more calls on this connection"),
-    };
-    status.with_request_seen(RequestSeen::NeverSent)
 }

@@ -38,6 +38,9 @@ const LIFE_LOOK: Duration = Duration::from_millis(10);
 /// How long an orderly close may take before the link is dropped as it is.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// A connection's open calls count as waiting for this long after its last news.
+const LIVELY: Duration = Duration::from_millis(1);
+
 /// How a connection waits for news.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum ProgressMode {
@@ -124,6 +127,9 @@ impl<L: Link, A> Driver<L, A> {
             && self.awake != awake
         {
             self.awake = awake;
+            if !awake {
+                self.connection.count_calls(0);
+            }
             if awake {
                 set.crowd().awake.fetch_add(1, Ordering::Relaxed);
             } else {
@@ -169,6 +175,7 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
         let now = now();
         let Driver { connection, arrivals, batch, set, quiet_passes, .. } = self;
         let waits = *quiet_passes > 0 && set.as_ref().is_some_and(PollSet::is_alone);
+        let mut open_calls = 0;
         let mut turn = connection.with_owner(|owner| {
             owner.sleeper = None;
             owner.napper = None;
@@ -177,6 +184,7 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
             }
             let busy = owner.pass(now, &mut |method, path| arrivals.bind(method, path));
             std::mem::swap(batch, &mut owner.calls.arrivals);
+            open_calls = owner.session.open_streams();
             if let Some(status) = &owner.dead {
                 return Turn::Over(Ended::Failed(status.clone()));
             }
@@ -203,6 +211,11 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
                 self.eager_passes = (self.eager_passes * 2).min(MAX_EAGER_PASSES);
             }
             self.quiet_passes = 0;
+        }
+        if self.client {
+            // Streams that only listen for what seldom comes do not count.
+            let lively = now.duration_since(self.last_news) < LIVELY;
+            self.connection.count_calls(if lively { open_calls } else { 0 });
         }
         Some(turn)
     }

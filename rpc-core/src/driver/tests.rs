@@ -149,17 +149,14 @@ fn calls_given_up_while_they_wait_for_a_stream_keep_no_memory() {
     let (mut owner, _far) = failing(usize::MAX);
     let open: Vec<_> = (0..128)
         .map(|_| {
-            let cell = Arc::<Cell>::default();
-            owner.open_or_fail(&cell, &unary(&metadata, &message));
+            let cell = owner.open(&unary(&metadata, &message));
             assert!(cell.id().is_some());
             cell
         })
         .collect();
-    let first = Arc::<Cell>::default();
-    owner.open_or_fail(&first, &unary(&metadata, &message));
+    let first = owner.open(&unary(&metadata, &message));
     for _ in 0..1000 {
-        let cell = Arc::<Cell>::default();
-        owner.open_or_fail(&cell, &unary(&metadata, &message));
+        let cell = owner.open(&unary(&metadata, &message));
         assert!(cell.id().is_none());
         cell.abandon();
         owner.cancel(&cell, CANCELLED);

@@ -12,7 +12,7 @@ use super::handler::{Handler, HandlerSlot};
 use super::reply::Reply;
 use crate::codec::decode;
 use crate::driver::cell::{Cell, Next};
-use crate::driver::{Arrival, Conn, now};
+use crate::driver::{Arrival, Arrived, Conn, now};
 use crate::link::LinkInfo;
 use crate::metadata::MetadataMap;
 use crate::request::Request;
@@ -65,14 +65,15 @@ impl IncomingCall {
         F: FnOnce(Request<Req>) -> Fut + Send + 'static,
         Fut: Future<Output = Result<Response<Res>, Status>> + Send + 'static,
     {
-        let (slot, parts) = self.split();
-        Handler::new(slot, async move {
-            let Parts { context, reply } = parts;
-            match only_message(&reply.cell, &context.path).await {
-                Ok(message) => {
-                    let answer = method(context.request(message)).await;
-                    reply.unary(answer);
-                }
+        let Parts { slot, context, reply, request } = self.split();
+        let (message, cell) = first_message::<Req>(request, &context.path);
+        Handler::new(slot, cell.clone(), async move {
+            let message = match cell {
+                Some(cell) => only_message(&cell, &context.path).await,
+                None => message,
+            };
+            match message {
+                Ok(message) => reply.unary(method(context.request(message)).await),
                 Err(status) => reply.fail(status),
             }
         })
@@ -87,13 +88,13 @@ impl IncomingCall {
         F: FnOnce(Request<Req>) -> Fut + Send + 'static,
         Fut: Future<Output = Result<Response<S>, Status>> + Send + 'static,
     {
-        let (slot, parts) = self.split();
-        Handler::new(slot, async move {
-            let Parts { context, reply } = parts;
-            match only_message(&reply.cell, &context.path).await {
+        let Parts { slot, context, reply, request } = self.split();
+        let cell = reply.mailbox(request);
+        Handler::new(slot, Some(Arc::clone(&cell)), async move {
+            match only_message(&cell, &context.path).await {
                 Ok(message) => {
                     let answer = method(context.request(message)).await;
-                    reply.stream(answer).await;
+                    reply.stream(cell, answer).await;
                 }
                 Err(status) => reply.fail(status),
             }
@@ -108,10 +109,10 @@ impl IncomingCall {
         F: FnOnce(Request<Streaming<Req>>) -> Fut + Send + 'static,
         Fut: Future<Output = Result<Response<Res>, Status>> + Send + 'static,
     {
-        let (slot, parts) = self.split();
-        Handler::new(slot, async move {
-            let Parts { context, reply } = parts;
-            let messages = context.messages(&reply);
+        let Parts { slot, context, reply, request } = self.split();
+        let cell = reply.mailbox(request);
+        Handler::new(slot, Some(Arc::clone(&cell)), async move {
+            let messages = context.messages(&reply, cell);
             let answer = method(context.request(messages)).await;
             reply.unary(answer);
         })
@@ -126,29 +127,28 @@ impl IncomingCall {
         F: FnOnce(Request<Streaming<Req>>) -> Fut + Send + 'static,
         Fut: Future<Output = Result<Response<S>, Status>> + Send + 'static,
     {
-        let (slot, parts) = self.split();
-        Handler::new(slot, async move {
-            let Parts { context, reply } = parts;
-            let messages = context.messages(&reply);
+        let Parts { slot, context, reply, request } = self.split();
+        let cell = reply.mailbox(request);
+        Handler::new(slot, Some(Arc::clone(&cell)), async move {
+            let messages = context.messages(&reply, Arc::clone(&cell));
             let answer = method(context.request(messages)).await;
-            reply.stream(answer).await;
+            reply.stream(cell, answer).await;
         })
     }
 
     /// Answers that there is no such method.
     pub fn unimplemented(self) -> Handler {
-        let (slot, parts) = self.split();
-        let text = format!("method {} is not implemented", parts.context.path);
-        parts.reply.fail(Status::unimplemented(text));
-        Handler::new(slot, std::future::ready(()))
+        let Parts { slot, context, reply, .. } = self.split();
+        reply.fail(Status::unimplemented(format!("method {} is not implemented", context.path)));
+        Handler::new(slot, None, std::future::ready(()))
     }
 
-    fn split(self) -> (Option<HandlerSlot>, Parts) {
+    fn split(self) -> Parts {
         let IncomingCall { conn, arrival, path, limits, slot } = self;
-        let Arrival { id, cell, deadline, metadata, .. } = arrival;
+        let Arrival { id, request, deadline, metadata, .. } = arrival;
         let context = Context { path, deadline, metadata, link: Arc::clone(conn.info()) };
-        let reply = Reply { conn, cell, id, limits, answered: false };
-        (slot, Parts { context, reply })
+        let reply = Reply { conn, id, limits, answered: false };
+        Parts { slot, context, reply, request }
     }
 }
 
@@ -159,8 +159,11 @@ impl fmt::Debug for IncomingCall {
 }
 
 struct Parts {
+    slot: Option<HandlerSlot>,
     context: Context,
+    // Before the request: if its decoding panics, the reply is still there to say so.
     reply: Reply,
+    request: Arrived,
 }
 
 /// What the handler is told beside the message.
@@ -172,9 +175,8 @@ struct Context {
 }
 
 impl Context {
-    fn messages<T>(&self, reply: &Reply) -> Streaming<T> {
-        let (conn, cell) = (Arc::clone(&reply.conn), Arc::clone(&reply.cell));
-        Streaming::new(conn, cell, Arc::clone(&self.path), Side::Server)
+    fn messages<T>(&self, reply: &Reply, cell: Arc<Cell>) -> Streaming<T> {
+        Streaming::new(Arc::clone(&reply.conn), cell, Arc::clone(&self.path), Side::Server)
     }
 
     fn request<T>(self, message: T) -> Request<T> {
@@ -182,6 +184,17 @@ impl Context {
         let timeout = self.deadline.map(|deadline| deadline.saturating_duration_since(now()));
         request.set_arrival(timeout, self.deadline, Some(self.link));
         request
+    }
+}
+
+/// The one message, if it is here; where there is a mailbox, that has it.
+fn first_message<M: Message + Default>(
+    request: Arrived,
+    path: &str,
+) -> (Result<M, Status>, Option<Arc<Cell>>) {
+    match request {
+        Arrived::Whole(body) => (decode(&body, "request", path), None),
+        Arrived::In(cell) => (Err(Status::internal("the request is in its mailbox")), Some(cell)),
     }
 }
 

@@ -2,13 +2,14 @@
 
 use std::fmt;
 use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use super::call::IncomingCall;
-use super::handler::{HandlerSlot, HandlerTask};
+use super::handler::HandlerSlot;
 use super::router::{Router, Service};
-use crate::driver::{Arrival, Arrivals, Conn, Connection, Driver, Ended, Progress, now};
+use crate::driver::{Arrival, Arrivals, Arrived, Conn, Connection, Driver, Ended, Progress, now};
 use crate::link::{Link, LinkInfo};
 use crate::metadata::MetadataMap;
 use crate::session::{Role, SessionConfig};
@@ -101,7 +102,9 @@ impl Arrivals for Dispatcher {
 
 impl Dispatcher {
     fn run_one(&mut self, arrival: Arrival) {
-        if arrival.cell.has_failed() {
+        if let Arrived::In(cell) = &arrival.request
+            && cell.has_failed()
+        {
             return;
         }
         let Some(bound) = self.methods.get_mut(usize::from(arrival.method)) else { return };
@@ -110,8 +113,7 @@ impl Dispatcher {
             let _: MetadataMap = arrival.metadata;
             return self.conn.finish(arrival.id, Err(status));
         };
-        let cell = Arc::clone(&arrival.cell);
-        let path = Arc::clone(&bound.path);
+        let (id, path) = (arrival.id, Arc::clone(&bound.path));
         let call = IncomingCall::new(
             Arc::clone(&self.conn),
             arrival,
@@ -119,11 +121,16 @@ impl Dispatcher {
             self.router.limits(),
             bound.slot.take(),
         );
-        let mut handler = service.call(*index, call);
+        // A request that panics as it is decoded is answered by the reply that drops.
+        let handler = catch_unwind(AssertUnwindSafe(|| service.call(*index, call)));
+        let Ok(mut handler) = handler else { return };
         match handler.poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(()) => bound.slot = Some(handler.into_slot()),
             // The task polls it again at once, with a waker that is its own.
-            Poll::Pending => drop(tokio::spawn(HandlerTask { handler, cell })),
+            Poll::Pending => {
+                let task = handler.into_task(|| self.conn.attach(id));
+                drop(tokio::spawn(task));
+            }
         }
     }
 }

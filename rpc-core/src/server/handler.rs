@@ -18,11 +18,14 @@ pub(super) type HandlerSlot = ReusableBoxFuture<'static, ()>;
 /// A call that is being handled.
 pub struct Handler {
     future: HandlerSlot,
+    /// The call's mailbox, if it has one.
+    cell: Option<Arc<Cell>>,
 }
 
 impl Handler {
     pub(super) fn new(
         slot: Option<HandlerSlot>,
+        cell: Option<Arc<Cell>>,
         future: impl Future<Output = ()> + Send + 'static,
     ) -> Handler {
         let future = match slot {
@@ -32,7 +35,7 @@ impl Handler {
             }
             None => ReusableBoxFuture::new(future),
         };
-        Handler { future }
+        Handler { future, cell }
     }
 
     /// Polls the handler; a panic in it ends the call (its reply sees to that) and is `Ready`.
@@ -50,6 +53,12 @@ impl Handler {
     pub(super) fn into_slot(self) -> HandlerSlot {
         self.future
     }
+
+    /// For a handler that was not ready. `attach` makes a mailbox for a call that has none.
+    pub(super) fn into_task(mut self, attach: impl FnOnce() -> Arc<Cell>) -> HandlerTask {
+        let cell = self.cell.take().unwrap_or_else(attach);
+        HandlerTask { handler: self, cell }
+    }
 }
 
 impl fmt::Debug for Handler {
@@ -60,8 +69,8 @@ impl fmt::Debug for Handler {
 
 /// A handler that was not ready: runs until it is, or until nobody wants its answer.
 pub(super) struct HandlerTask {
-    pub(super) handler: Handler,
-    pub(super) cell: Arc<Cell>,
+    handler: Handler,
+    cell: Arc<Cell>,
 }
 
 impl Future for HandlerTask {

@@ -10,26 +10,40 @@ use futures_core::Stream;
 use prost::Message;
 
 use crate::codec::ProstMessage;
-use crate::driver::Conn;
-use crate::driver::cell::Cell;
+use crate::driver::cell::{Cell, End};
+use crate::driver::{Arrived, Conn};
 use crate::metadata::MetadataMap;
 use crate::response::Response;
 use crate::service::MessageLimits;
 use crate::session::StreamId;
 use crate::status::Status;
+use crate::wire::MESSAGE_OVERHEAD_BYTES;
 
 /// Messages a handler may send before it lets others run.
 const MESSAGES_PER_TURN: usize = 128;
 
 pub(super) struct Reply {
     pub(super) conn: Arc<dyn Conn>,
-    pub(super) cell: Arc<Cell>,
     pub(super) id: StreamId,
     pub(super) limits: MessageLimits,
     pub(super) answered: bool,
 }
 
 impl Reply {
+    /// The call's mailbox, with what has come of the request.
+    pub(super) fn mailbox(&self, request: Arrived) -> Arc<Cell> {
+        match request {
+            Arrived::In(cell) => cell,
+            Arrived::Whole(body) => {
+                let cell = self.conn.attach(self.id);
+                let position = body.len() as u64 + MESSAGE_OVERHEAD_BYTES;
+                cell.put_message(body, position);
+                cell.put_end(End::Ok(MetadataMap::new()));
+                cell
+            }
+        }
+    }
+
     pub(super) fn fail(mut self, status: Status) {
         self.end(Err(status));
     }
@@ -52,7 +66,7 @@ impl Reply {
         }
     }
 
-    pub(super) async fn stream<M, S>(mut self, answer: Result<Response<S>, Status>)
+    pub(super) async fn stream<M, S>(mut self, cell: Arc<Cell>, answer: Result<Response<S>, Status>)
     where
         M: Message,
         S: Stream<Item = Result<M, Status>> + Send,
@@ -67,7 +81,7 @@ impl Reply {
         let mut sent = 0;
         let end = poll_fn(|cx| {
             for _ in 0..MESSAGES_PER_TURN {
-                match self.cell.poll_writable(cx) {
+                match cell.poll_writable(cx) {
                     Poll::Ready(true) => {}
                     // The call is over: there is nobody to answer.
                     Poll::Ready(false) => return Poll::Ready(None),
@@ -86,7 +100,7 @@ impl Reply {
                     }
                 };
                 match ProstMessage::new(&message, self.limits.encode_bytes) {
-                    Ok(message) => self.conn.send(self.id, &self.cell, &message, false, true),
+                    Ok(message) => self.conn.send(self.id, &cell, &message, false, true),
                     Err(status) => return Poll::Ready(Some(Err(status))),
                 }
                 sent += 1;

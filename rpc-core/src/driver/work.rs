@@ -1,0 +1,263 @@
+//! What calls ask of the owner: streams opened, messages sent, answers given, calls ended.
+
+use std::sync::Arc;
+
+use super::cell::{Cell, End};
+use super::job::{Job, OwnedOpen};
+use super::owner::{Failure, Owner, never_sent};
+use super::task::now;
+use crate::link::{Link, LinkError};
+use crate::metadata::MetadataMap;
+use crate::session::{Encode, NewStream, Opened, Sending, StreamId};
+use crate::status::{RequestSeen, Status};
+
+impl<L: Link> Owner<L> {
+    /// Opens a stream now, if there is one; gives its mailbox. `Ok(None)`: the call has to wait.
+    fn open_now(&mut self, request: &NewStream<'_>) -> Result<Option<Arc<Cell>>, LinkError> {
+        let Some(link) = &mut self.link else { return Ok(None) };
+        if !self.calls.waiting.is_empty() {
+            return Ok(None);
+        }
+        Ok(match self.session.open(link, request)? {
+            Opened::Stream(id) => {
+                if self.session.open_streams() > 1 {
+                    self.lonely = 0;
+                }
+                Some(self.calls.new_cell(id))
+            }
+            Opened::NoSlot => None,
+            refused => Some(Arc::new(Cell::failed(refusal(refused, request)))),
+        })
+    }
+
+    /// Opens a stream for a call, now or when there is one; gives the call's mailbox, in which it
+    /// learns of an end of the connection too.
+    pub(super) fn open(&mut self, request: &NewStream<'_>) -> Arc<Cell> {
+        if self.dead.is_none() {
+            match self.open_now(request) {
+                Ok(Some(cell)) => return cell,
+                Ok(None) => {}
+                Err(error) => self.fail(Failure::Link(error)),
+            }
+        }
+        if let Some(status) = &self.dead {
+            return Arc::new(Cell::failed(never_sent(status)));
+        }
+        let cell = Arc::<Cell>::default();
+        cell.block_writer();
+        self.calls.waiting.push_back(OwnedOpen::new(&cell, request));
+        cell
+    }
+
+    /// The same for a call that has its mailbox already: it waited for the connection.
+    fn open_left(&mut self, open: OwnedOpen) {
+        self.calls.waiting.push_back(open);
+        if let Err(error) = self.open_waiting() {
+            // The call learns of it with the others that wait.
+            self.fail(Failure::Link(error));
+        }
+    }
+
+    /// Server: a mailbox for a call whose handler is not done yet. A call that is over meanwhile
+    /// finds that in it.
+    pub(super) fn attach(&mut self, id: StreamId, cell: &Arc<Cell>) {
+        if self.dead.is_none() && self.session.is_open(id) {
+            self.calls.put(id, Arc::clone(cell));
+        } else {
+            let text = "the call ended before its handler did";
+            cell.put_end(End::Failed(Status::cancelled(text)));
+        }
+    }
+
+    /// Opens streams for calls that wait for one, as many as there are.
+    pub(super) fn open_waiting(&mut self) -> Result<bool, LinkError> {
+        let mut busy = false;
+        if self.calls.waiting.is_empty() {
+            return Ok(busy);
+        }
+        let Some(link) = &mut self.link else { return Ok(busy) };
+        let now = now();
+        while let Some(open) = self.calls.waiting.front() {
+            let expired = open.timeout.is_some_and(|(_, at)| at <= now);
+            if open.cell.is_abandoned() {
+                self.calls.waiting_abandoned = self.calls.waiting_abandoned.saturating_sub(1);
+            } else if expired {
+                let text = "the call's deadline passed while waiting for a free stream";
+                let status =
+                    Status::deadline_exceeded(text).with_request_seen(RequestSeen::NeverSent);
+                open.cell.put_end(End::Failed(status));
+            } else {
+                let mut request = open.borrow();
+                // The wait has used up some of the time.
+                request.timeout = open.timeout.map(|(_, at)| (at - now, at));
+                match self.session.open(link, &request)? {
+                    Opened::NoSlot => break,
+                    Opened::Stream(id) => {
+                        if let Some(open) = self.calls.waiting.pop_front() {
+                            self.calls.opened(id, &open.cell, &open.borrow());
+                        }
+                        busy = true;
+                        continue;
+                    }
+                    refused => open.cell.put_end(End::Failed(refusal(refused, &request))),
+                }
+            }
+            self.calls.waiting.pop_front();
+            busy = true;
+        }
+        Ok(busy)
+    }
+
+    pub(super) fn send(
+        &mut self,
+        id: StreamId,
+        cell: &Arc<Cell>,
+        message: &dyn Encode,
+        end: bool,
+    ) -> Result<(), LinkError> {
+        let Some(link) = &mut self.link else { return Ok(()) };
+        match self.session.send_message(link, id, message, end)? {
+            Sending::Sent | Sending::Closed => cell.put_writable(),
+            Sending::Queued => cell.block_writer(),
+            Sending::Busy => debug_assert!(false, "a second message before the first was taken"),
+        }
+        Ok(())
+    }
+
+    pub(super) fn end_messages(&mut self, id: StreamId) -> Result<(), LinkError> {
+        let Some(link) = &mut self.link else { return Ok(()) };
+        self.session.end_messages(link, id)
+    }
+
+    pub(super) fn finish(
+        &mut self,
+        id: StreamId,
+        end: Result<MetadataMap, Status>,
+    ) -> Result<(), LinkError> {
+        let Some(link) = &mut self.link else { return Ok(()) };
+        match end {
+            Ok(trailers) => self.session.finish(link, id, 0, "", &trailers, &[]),
+            Err(status) => self.session.finish(
+                link,
+                id,
+                status.code() as u16,
+                status.message(),
+                status.metadata(),
+                status.details(),
+            ),
+        }?;
+        self.calls.forget(id);
+        Ok(())
+    }
+
+    pub(super) fn respond(
+        &mut self,
+        id: StreamId,
+        metadata: &MetadataMap,
+        trailers: &MetadataMap,
+        message: &dyn Encode,
+    ) -> Result<(), LinkError> {
+        let Some(link) = &mut self.link else { return Ok(()) };
+        self.session.respond(link, id, metadata, trailers, message)?;
+        self.calls.forget(id);
+        Ok(())
+    }
+
+    pub(super) fn cancel(&mut self, cell: &Arc<Cell>, code: u16) {
+        if let Some(id) = cell.id() {
+            self.session.cancel(id, code);
+            self.calls.forget(id);
+        } else {
+            self.calls.forget_waiting();
+        }
+    }
+
+    pub(super) fn run_job(&mut self, job: Job) {
+        if let Some(status) = &self.dead {
+            match job {
+                Job::Open(open) => open.cell.put_end(End::Failed(never_sent(status))),
+                // Whoever sends learns of the end before the next message.
+                Job::Send { cell, .. } => cell.put_writable(),
+                Job::Attach { id, cell } => self.attach(id, &cell),
+                Job::Wake(waker) => waker.wake(),
+                _ => {}
+            }
+            return;
+        }
+        let done = match job {
+            Job::Wake(waker) => {
+                if !self.nap(&waker, false) {
+                    waker.wake();
+                }
+                Ok(())
+            }
+            Job::EndHelp => {
+                self.end_help();
+                Ok(())
+            }
+            Job::Open(open) if open.cell.is_abandoned() => Ok(()),
+            Job::Open(open) => {
+                self.open_left(open);
+                Ok(())
+            }
+            Job::Attach { id, cell } => {
+                self.attach(id, &cell);
+                Ok(())
+            }
+            Job::Send { id, cell, message, end } => self.send(id, &cell, &message, end),
+            Job::EndMessages { id } => self.end_messages(id),
+            Job::Flush => Ok(()),
+            Job::Headers { id, metadata } => self.headers(id, &metadata),
+            Job::Respond { id, metadata, trailers, message } => {
+                self.respond(id, &metadata, &trailers, &message)
+            }
+            Job::Finish { id, status } => self.finish(id, status),
+            Job::Consumed { id, position } => {
+                self.session.consumed(id, position);
+                Ok(())
+            }
+            Job::Cancel { cell, code } => {
+                self.cancel(&cell, code);
+                Ok(())
+            }
+            Job::GoAway { reason } => {
+                self.session.go_away(0, &reason);
+                Ok(())
+            }
+        };
+        if let Err(error) = done {
+            self.fail(Failure::Link(error));
+        }
+    }
+
+    pub(super) fn headers(
+        &mut self,
+        id: StreamId,
+        metadata: &MetadataMap,
+    ) -> Result<(), LinkError> {
+        let Some(link) = &mut self.link else { return Ok(()) };
+        match self.session.send_headers(link, id, metadata)? {
+            None => Ok(()),
+            Some(bytes) => {
+                let text = format!("response metadata of {bytes} bytes does not fit a frame");
+                self.finish(id, Err(Status::resource_exhausted(text)))
+            }
+        }
+    }
+}
+
+fn refusal(refused: Opened, request: &NewStream<'_>) -> Status {
+    let status = match refused {
+        Opened::MetadataTooLong(bytes, limit) => Status::resource_exhausted(format!(
+            "request metadata of {bytes} bytes is longer than the limit of {limit} bytes"
+        )),
+        Opened::BadPath => Status::invalid_argument(format!(
+            "method path {:?} is longer than {} bytes, or more than {} methods are in use",
+            request.path,
+            crate::wire::MAX_PATH_BYTES,
+            crate::wire::MAX_METHODS,
+        )),
+        _ => Status::unavailable("the server accepts no more calls on this connection"),
+    };
+    status.with_request_seen(RequestSeen::NeverSent)
+}
