@@ -37,7 +37,9 @@ impl<M: Message> Encode for ProstMessage<'_, M> {
         let mut rest = &mut *into;
         self.message.encode_raw(&mut rest);
         // A `Message` whose two methods disagree must not send what was in the ring before.
-        rest.fill(0);
+        if !rest.is_empty() {
+            rest.fill(0);
+        }
     }
 }
 

@@ -139,6 +139,12 @@ pub trait Link: FrameSink + Send + 'static {
     /// now goes at a later `flush`; [`Link::poll_ready`] wakes its owner for it.
     fn flush(&mut self) -> Result<(), LinkError>;
 
+    /// How many frames are worth a flush of their own while more are being made: the more a flush
+    /// costs, the more; but a peer that is told early works while the rest is made.
+    fn flush_frames(&self) -> u32 {
+        256
+    }
+
     /// The next frame or finished pull, or `None` when there is none now. Never blocks and, on a
     /// ring, makes no system call.
     fn receive(&mut self) -> Result<Option<Received<'_>>, LinkError>;

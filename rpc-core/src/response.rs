@@ -79,6 +79,11 @@ impl<T> Response<T> {
         self.message
     }
 
+    /// Metadata, trailers and message; allocates nothing.
+    pub(crate) fn into_answer(self) -> (MetadataMap, MetadataMap, T) {
+        (self.metadata, self.trailers.map(|trailers| *trailers).unwrap_or_default(), self.message)
+    }
+
     /// Takes the response apart.
     ///
     /// Trailers, if any, go into the extensions, where [`Response::from_parts`] finds them again.

@@ -249,9 +249,12 @@ impl<L: Link> Connection<L> {
     /// Whether what was just committed may wait for the next flush: more of it is on its way on
     /// this thread, or calls are open whose answers the driver waits for while it is awake, so
     /// that it flushes soon. A call alone on its connection never waits.
-    fn may_wait(&self, owner: &Owner<L>, hold: bool) -> bool {
-        hold || CORKED.get() == self.address()
-            || (owner.sleeper.is_none() && owner.session.open_streams() > 1)
+    fn may_wait(&self, owner: &mut Owner<L>, hold: bool) -> bool {
+        owner.unflushed += 1;
+        owner.unflushed < owner.flush_frames
+            && (hold
+                || CORKED.get() == self.address()
+                || (owner.sleeper.is_none() && owner.session.open_streams() > 1))
     }
 
     /// Does `act` now, or leaves `job` for the present owner.
@@ -268,7 +271,7 @@ impl<L: Link> Connection<L> {
             if let Err(error) = act(&mut owner) {
                 owner.fail(Failure::Link(error));
             }
-            if !self.may_wait(&owner, hold) {
+            if !self.may_wait(&mut owner, hold) {
                 owner.settle_or_fail();
             }
         } else {
@@ -327,7 +330,7 @@ impl<L: Link> Conn for Connection<L> {
         if let Some(mut owner) = self.try_lock() {
             self.run_jobs(&mut owner);
             let cell = owner.open(request);
-            if !self.may_wait(&owner, false) {
+            if !self.may_wait(&mut owner, false) {
                 owner.settle_or_fail();
             }
             self.let_go(owner);

@@ -73,6 +73,9 @@ pub(super) struct Owner<L> {
     pub(super) napper: Option<Waker>,
     /// Passes of callers that poll in place, since the driver last looked.
     pub(super) help_passes: u32,
+    /// Acts of calls whose frames wait for the next flush, and how many may.
+    pub(super) unflushed: u32,
+    pub(super) flush_frames: u32,
     /// Looks in a row at which a waiting caller was alone on the connection.
     pub(super) lonely: u32,
     /// Since when nothing is left but bulk messages the peer has not pulled.
@@ -88,7 +91,6 @@ impl<L: Link> Owner<L> {
         let calls = Calls::default();
         Owner {
             session,
-            link: Some(link),
             calls,
             dead: None,
             link_failed: false,
@@ -97,10 +99,13 @@ impl<L: Link> Owner<L> {
             sleeps_in: None,
             napper: None,
             help_passes: 0,
+            unflushed: 0,
+            flush_frames: link.flush_frames(),
             lonely: 0,
             only_bulks_since: None,
             bulk_wait_over: false,
             alarm: None,
+            link: Some(link),
         }
     }
 
@@ -221,6 +226,7 @@ impl<L: Link> Owner<L> {
     /// Sends what waits and wakes whom that lets go on.
     pub(super) fn settle(&mut self) -> Result<(), LinkError> {
         let Some(link) = &mut self.link else { return Ok(()) };
+        self.unflushed = 0;
         self.session.transmit(link)?;
         while let Some(id) = self.session.pop_writable() {
             if let Some(cell) = self.calls.cell(id) {

@@ -80,10 +80,13 @@ impl MetadataMap {
     /// Bytes that are no block give an error, whatever they are. Keys and values share one copy
     /// of the block, so memory is bounded by its length, and a value that is kept keeps the whole
     /// copy (at most [`MAX_METADATA_BYTES`]).
+    #[inline]
     pub fn decode(block: &[u8]) -> Result<MetadataMap, MetadataDecodeError> {
-        if block.is_empty() {
-            return Ok(MetadataMap::new());
-        }
+        // Most calls have none.
+        if block.is_empty() { Ok(MetadataMap::new()) } else { MetadataMap::decode_block(block) }
+    }
+
+    fn decode_block(block: &[u8]) -> Result<MetadataMap, MetadataDecodeError> {
         if block.len() > MAX_METADATA_BYTES {
             return Err(error(0, Reason::TooLong { len: block.len() }));
         }

@@ -69,7 +69,8 @@ impl IncomingCall {
         let (message, cell) = first_message::<Req>(request, &context.path);
         Handler::new(slot, cell.clone(), async move {
             let message = match cell {
-                Some(cell) => only_message(&cell, &context.path).await,
+                // In memory of its own: few calls come here, and all would carry its state about.
+                Some(cell) => Box::pin(only_message(&cell, &context.path)).await,
                 None => message,
             };
             match message {

@@ -49,13 +49,10 @@ impl Reply {
     }
 
     pub(super) fn unary<M: Message>(mut self, answer: Result<Response<M>, Status>) {
-        let mut response = match answer {
-            Ok(response) => response,
+        let (metadata, trailers, message) = match answer {
+            Ok(response) => response.into_answer(),
             Err(status) => return self.end(Err(status)),
         };
-        let metadata = std::mem::take(response.metadata_mut());
-        let trailers = std::mem::take(response.trailers_mut());
-        let message = response.into_inner();
         match ProstMessage::new(&message, self.limits.encode_bytes) {
             Ok(message) => {
                 self.conn.respond(self.id, metadata, trailers, &message);
@@ -71,13 +68,12 @@ impl Reply {
         M: Message,
         S: Stream<Item = Result<M, Status>> + Send,
     {
-        let mut response = match answer {
-            Ok(response) => response,
+        let (metadata, trailers, messages) = match answer {
+            Ok(response) => response.into_answer(),
             Err(status) => return self.end(Err(status)),
         };
-        self.conn.headers(self.id, std::mem::take(response.metadata_mut()));
-        let trailers = std::mem::take(response.trailers_mut());
-        let mut stream = pin!(response.into_inner());
+        self.conn.headers(self.id, metadata);
+        let mut stream = pin!(messages);
         let mut sent = 0;
         let end = poll_fn(|cx| {
             for _ in 0..MESSAGES_PER_TURN {

@@ -64,34 +64,35 @@ pub(super) struct FrameAt {
 
 /// The frame whose length stands at `at`. `burst` is private memory the peer cannot reach any
 /// more; `position` is where the burst lay, for the error.
+#[inline]
 pub(super) fn frame_at(burst: &[u8], at: usize, position: u64) -> Result<FrameAt, LinkError> {
     let start = at + FRAME_PREFIX_BYTES as usize;
-    let Some(prefix) = burst.get(at..start) else {
-        return Err(LinkError::misbehaved(format!(
-            "burst at position {position} ends at byte {} inside the frame length at byte {at}",
-            burst.len()
-        )));
+    let Some(prefix) = burst.get(at..).and_then(<[u8]>::first_chunk) else {
+        return Err(cut_prefix(burst.len(), at, position));
     };
-    let len = u32::from_le_bytes([prefix[0], prefix[1], prefix[2], prefix[3]]) as usize;
+    let len = u32::from_le_bytes(*prefix) as usize;
     let room = burst.len() - start;
     if len > room {
-        return Err(LinkError::misbehaved(format!(
-            "frame length {len} at byte {at} of the burst at position {position} is beyond the \
-             burst's end: {room} bytes are left"
-        )));
+        return Err(beyond_end(len, at, position, room));
     }
     // A slot's end is a multiple of 8 as the burst's is, so it is at most the burst's length.
     let next = (at as u64 + frame_slot_bytes(len)) as usize;
     Ok(FrameAt { start, end: start + len, next })
 }
 
-/// Checks every frame of a burst before the first is lent.
-pub(super) fn check_frames(burst: &[u8], position: u64) -> Result<(), LinkError> {
-    let mut at = BURST_HEADER_BYTES as usize;
-    while at < burst.len() {
-        at = frame_at(burst, at, position)?.next;
-    }
-    Ok(())
+#[cold]
+fn cut_prefix(burst_bytes: usize, at: usize, position: u64) -> LinkError {
+    LinkError::misbehaved(format!(
+        "burst at position {position} ends at byte {burst_bytes} inside the frame length at byte {at}"
+    ))
+}
+
+#[cold]
+fn beyond_end(len: usize, at: usize, position: u64, room: usize) -> LinkError {
+    LinkError::misbehaved(format!(
+        "frame length {len} at byte {at} of the burst at position {position} is beyond the burst's \
+         end: {room} bytes are left"
+    ))
 }
 
 #[cfg(test)]
@@ -139,7 +140,6 @@ mod tests {
         ) {
             let burst = burst_of(&frames);
             prop_assert_eq!(burst.len() % 8, 0);
-            check_frames(&burst, 0).unwrap();
             let mut at = BURST_HEADER_BYTES as usize;
             for frame in &frames {
                 let found = frame_at(&burst, at, 0).unwrap();
@@ -154,14 +154,13 @@ mod tests {
             words in proptest::collection::vec(any::<u64>(), 2..40)
         ) {
             let burst: Vec<u8> = words.iter().flat_map(|w| w.to_le_bytes()).collect();
-            if check_frames(&burst, 0).is_ok() {
-                let mut at = BURST_HEADER_BYTES as usize;
-                while at < burst.len() {
-                    let found = frame_at(&burst, at, 0).unwrap();
-                    prop_assert!(found.end <= burst.len() && found.next <= burst.len());
-                    prop_assert!(found.next > at);
-                    at = found.next;
-                }
+            let mut at = BURST_HEADER_BYTES as usize;
+            while at < burst.len()
+                && let Ok(found) = frame_at(&burst, at, 0)
+            {
+                prop_assert!(found.end <= burst.len() && found.next <= burst.len());
+                prop_assert!(found.next > at);
+                at = found.next;
             }
         }
     }

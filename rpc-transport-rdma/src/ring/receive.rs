@@ -9,7 +9,7 @@ use super::bulk_pull::Finished;
 use super::credits::Position;
 use super::error::{completion_failed, gone, verb_failed};
 use super::immediate::{Immediate, claimed_count};
-use super::layout::{BURST_HEADER_BYTES, check_frames, frame_at, read_header};
+use super::layout::{BURST_HEADER_BYTES, frame_at, read_header};
 use super::link::RingLink;
 use super::send_queue::Kind;
 use crate::verbs::{Completed, Completion, PostError, QueuePair, Region, Status};
@@ -162,17 +162,18 @@ impl<Q: QueuePair> RingLink<Q> {
             || !receiver.finished.is_empty()
     }
 
-    /// Copies the oldest burst out of the ring, once, and checks it; `false` if none has arrived.
-    /// From here on the peer cannot change it, and its place in the ring is free.
+    /// Copies the oldest burst out of the ring, once; `false` if none has arrived. From here on the
+    /// peer cannot change it, and its place in the ring is free. Its frames are checked one by one,
+    /// as they are lent.
     pub(super) fn copy_out_burst(&mut self) -> Result<bool, LinkError> {
         let Some(burst) = self.receiver.arrived.pop_front() else { return Ok(false) };
-        let checked = self.copy_and_check(burst);
+        let checked = self.copy_out(burst);
         self.ending(checked)?;
         self.return_credit(false)?;
         Ok(true)
     }
 
-    fn copy_and_check(&mut self, burst: super::credits::Arrived) -> Result<(), LinkError> {
+    fn copy_out(&mut self, burst: super::credits::Arrived) -> Result<(), LinkError> {
         let receiver = &mut self.receiver;
         let len = burst.len_bytes as usize;
         if receiver.scratch.len() < len {
@@ -190,7 +191,6 @@ impl<Q: QueuePair> RingLink<Q> {
             )));
         }
         self.sender.credits.confirm(released.bursts);
-        check_frames(scratch, burst.position)?;
         receiver.credits.consume(burst);
         receiver.receives_due += 1;
         receiver.scratch_bytes = len;
