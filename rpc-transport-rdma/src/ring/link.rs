@@ -379,7 +379,8 @@ impl<Q: QueuePair> Link for RingLink<Q> {
                 Some(error) => Err(self.end(error)),
             };
         }
-        let frame = self.next_frame()?;
+        let frame = self.next_frame();
+        let frame = self.ending(frame)?;
         Ok(Some(Received::Frame(&self.receiver.scratch[frame])))
     }
 
