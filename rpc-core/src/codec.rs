@@ -1,5 +1,6 @@
 //! prost messages as the session and the mailbox see them.
 
+use bytes::Bytes;
 use prost::Message;
 
 use crate::driver::cell::Body;
@@ -31,6 +32,14 @@ impl<'a, M: Message> ProstMessage<'a, M> {
 impl<M: Message> Encode for ProstMessage<'_, M> {
     fn encoded_len(&self) -> usize {
         self.len
+    }
+
+    fn to_bytes(&self) -> Bytes {
+        // Not zeroed first.
+        let mut bytes = Vec::with_capacity(self.len);
+        self.message.encode_raw(&mut bytes);
+        bytes.resize(self.len, 0);
+        bytes.into()
     }
 
     fn encode(&self, into: &mut [u8]) {

@@ -248,7 +248,7 @@ fn ready_now(link: &mut TcpLink) -> bool {
 
 #[tokio::test]
 async fn bad_lengths_are_the_peers_fault_with_the_offset() {
-    for bad in [0_u32, 80 * 1024 + 1, u32::MAX] {
+    for bad in [0, TcpLinkOptions::default().max_frame_bytes as u32 + 1, u32::MAX] {
         let (mut link, mut raw) = link_and_raw().await;
         raw.write_all(&[2, 0, 0, 0, 1, 1]).await.unwrap();
         raw.write_all(&bad.to_le_bytes()).await.unwrap();
@@ -342,7 +342,8 @@ async fn a_slow_reader_is_back_pressure_not_memory() {
             queued += 1;
             assert!(queued < 10_000, "no back-pressure after {queued} frames");
         }
-        let limit = 256 * 1024 + 1024 * 1024 + 64 * 1024;
+        // One longest frame of copies, the lent messages, and one more of those.
+        let limit = (1088 + 1024 + 64) * 1024;
         for _ in 0..100 {
             assert!(!try_send(&mut link, queued, plan).unwrap());
             link.flush().unwrap();
@@ -471,7 +472,7 @@ async fn write_interest_only_while_something_waits() {
 async fn frames_out_of_bounds_and_bulk_are_refused_by_name() {
     let (mut a, _b) = links(true, &SocketOptions::default()).await;
     let limits = a.limits();
-    assert_eq!((limits.max_frame_bytes, limits.bulk_threshold_bytes), (80 * 1024, None));
+    assert_eq!((limits.max_frame_bytes, limits.bulk_threshold_bytes), (TcpLinkOptions::default().max_frame_bytes, None));
     for len in [0, limits.max_frame_bytes + 1] {
         assert!(a.reserve(len).unwrap_err().to_string().contains(&format!("of {len} bytes")));
     }

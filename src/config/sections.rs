@@ -283,10 +283,10 @@ fn check_ring(
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TcpConfig {
-    /// The longest frame. Default 80 KiB.
+    /// The longest frame. Default 1088 KiB: messages of a mebibyte go in one piece.
     #[serde(deserialize_with = "size")]
     pub max_frame_bytes: usize,
-    /// The most bytes copied frames may wait in. Default 256 KiB.
+    /// The most bytes copied frames may wait in, if one longest frame is not more. Default 256 KiB.
     #[serde(deserialize_with = "size")]
     pub staging_bytes: usize,
     /// The most bytes of messages that wait where they lie. Default 1 MiB.
@@ -307,7 +307,7 @@ pub struct TcpConfig {
 impl Default for TcpConfig {
     fn default() -> Self {
         TcpConfig {
-            max_frame_bytes: 80 * KIB,
+            max_frame_bytes: 1088 * KIB,
             staging_bytes: 256 * KIB,
             max_owned_bytes: MIB,
             send_buffer_bytes: None,

@@ -18,8 +18,9 @@
 //!
 //! A connection that has not carried anything yet holds no buffers, only this struct (below
 //! 1 KiB, tested). Buffers come with use: 16 KiB each way for small calls, at most
-//! `staging_bytes` (256 KiB) plus `max_owned_bytes` (1 MiB of messages that are lent, not
-//! copied) on the way out, at most 64 KiB plus one frame on the way in, whatever the peer sends.
+//! `staging_bytes` or one longest frame (1088 KiB) plus `max_owned_bytes` (1 MiB of messages that
+//! are lent, not copied) on the way out, at most 64 KiB plus one frame on the way in, whatever the
+//! peer sends; a frame's memory is set aside once a sixteenth of it has come.
 //! The staging buffer shrinks again when its size is no longer needed.
 //!
 //! # Sending
@@ -59,8 +60,8 @@ pub const MIN_MAX_FRAME_BYTES: usize = 4096;
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TcpLinkOptions {
-    /// The longest frame either way, in bytes. At least 4096; the default is 80 KiB, which holds
-    /// 64 KiB of a message and the session's headers. After a bootstrap, what this end told there
+    /// The longest frame either way, in bytes. At least 4096; the default is 1088 KiB: a message of a
+    /// mebibyte goes in one piece, and is read to where it stays. After a bootstrap, what this end told there
     /// bounds what it receives, and the peer's limit what it sends.
     pub max_frame_bytes: usize,
     /// The most bytes copied frames may wait in. Raised to hold one longest frame at least.
@@ -72,7 +73,7 @@ pub struct TcpLinkOptions {
 impl Default for TcpLinkOptions {
     fn default() -> TcpLinkOptions {
         TcpLinkOptions {
-            max_frame_bytes: 80 * 1024,
+            max_frame_bytes: 1088 * 1024,
             staging_bytes: 256 * 1024,
             max_owned_bytes: 1024 * 1024,
         }

@@ -16,9 +16,14 @@ const MAX_BUFFER_BYTES: usize = 64 * 1024;
 /// Frames of at least this many bytes are given away instead of lent.
 const OWNED_BYTES: usize = 8 * 1024;
 
-/// What must have arrived of a long frame before memory for all of it is set aside. Its length
-/// is already known to be within `max_frame_bytes`; this makes a liar pay for each lie.
+/// What must have arrived of a long frame before memory for all of it is set aside: so much, or a
+/// sixteenth. Its length is already known to be within `max_frame_bytes`; this makes a liar pay for
+/// each lie.
 const PROOF_BYTES: usize = 4 * 1024;
+
+fn proof_bytes(len: usize) -> usize {
+    (len / 16).clamp(PROOF_BYTES, MAX_BUFFER_BYTES - PREFIX_BYTES)
+}
 
 /// What the next read asks for while long frames come one after the other: a prefix and the
 /// proof, so that nearly all of a frame is read to where it stays.
@@ -154,7 +159,7 @@ impl Inbound {
             }
             return Ok(Some(Next::Lent(range)));
         }
-        if len >= OWNED_BYTES && arrived >= PROOF_BYTES {
+        if len >= OWNED_BYTES && arrived >= proof_bytes(len) {
             let mut frame = BytesMut::with_capacity(len);
             frame.extend_from_slice(&self.buffer[body..self.end]);
             self.skip(PREFIX_BYTES + arrived);

@@ -217,6 +217,8 @@ pub async fn stopped_server(place: Place) {
             tuning.max_message_bytes(16 * MIB);
             let keepalive = &mut tuning.client.keepalive;
             (keepalive.interval_ms, keepalive.timeout_ms) = (allowed_ms(300), allowed_ms(400));
+            // A call that was never sent tries a new connection, and nobody answers there either.
+            tuning.client.handshake_timeout_ms = allowed_ms(1000);
         })
         .await;
     let client = world.client();
