@@ -105,7 +105,11 @@ impl<T: Message + Default> Streaming<T> {
         if self.over {
             return Poll::Ready(None);
         }
-        let next = match self.cell.poll_next(cx) {
+        let what = match self.side {
+            Side::Client => "response message",
+            Side::Server => "request message",
+        };
+        let next = match self.cell.poll_next(cx, |body| decode(body, what, &self.path)) {
             Poll::Ready(next) => next,
             Poll::Pending => {
                 // A reader that waits has room for all of its window.
@@ -115,24 +119,21 @@ impl<T: Message + Default> Streaming<T> {
                 if self.side == Side::Server {
                     return Poll::Pending;
                 }
-                self.conn.help(&self.cell);
-                match self.cell.poll_next(cx) {
+                if !self.conn.help(&self.cell) {
+                    return Poll::Pending;
+                }
+                match self.cell.poll_next(cx, |body| decode(body, what, &self.path)) {
                     Poll::Ready(next) => next,
                     Poll::Pending => return Poll::Pending,
                 }
             }
         };
         match next {
-            Next::Message(body, position) => {
+            Next::Message(message, position) => {
                 self.taken = position;
                 if self.taken - self.reported >= self.report_bytes {
                     self.report();
                 }
-                let what = match self.side {
-                    Side::Client => "response message",
-                    Side::Server => "request message",
-                };
-                let message = decode(&body, what, &self.path);
                 if message.is_err() {
                     self.end();
                 }

@@ -472,7 +472,10 @@ async fn write_interest_only_while_something_waits() {
 async fn frames_out_of_bounds_and_bulk_are_refused_by_name() {
     let (mut a, _b) = links(true, &SocketOptions::default()).await;
     let limits = a.limits();
-    assert_eq!((limits.max_frame_bytes, limits.bulk_threshold_bytes), (TcpLinkOptions::default().max_frame_bytes, None));
+    assert_eq!(
+        (limits.max_frame_bytes, limits.bulk_threshold_bytes),
+        (TcpLinkOptions::default().max_frame_bytes, None)
+    );
     for len in [0, limits.max_frame_bytes + 1] {
         assert!(a.reserve(len).unwrap_err().to_string().contains(&format!("of {len} bytes")));
     }

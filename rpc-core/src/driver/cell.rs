@@ -123,9 +123,9 @@ pub(crate) struct Answer<T> {
 
 /// What the reader of a call finds.
 #[derive(Debug)]
-pub(crate) enum Next {
+pub(crate) enum Next<T> {
     /// A message, and the stream's position after it.
-    Message(Body, u64),
+    Message(T, u64),
     /// No more messages.
     End,
     /// The call has failed.
@@ -356,14 +356,25 @@ impl Cell {
         matches!(self.lock().end, End::Failed(_))
     }
 
-    /// The next message, or the end.
-    pub(crate) fn poll_next(&self, cx: &mut Context<'_>) -> Poll<Next> {
+    /// The next message, decoded where it lies, or the end. A short one is decoded under the lock,
+    /// which costs less than moving it out.
+    pub(crate) fn poll_next<T>(
+        &self,
+        cx: &mut Context<'_>,
+        decode: impl FnOnce(&Body) -> T,
+    ) -> Poll<Next<T>> {
         let mut state = self.lock();
         match state.inbox.front() {
-            Some(Item::Message { .. }) => {
-                if let Some(Item::Message { body, position }) = state.inbox.pop_front() {
-                    return Poll::Ready(Next::Message(body, position));
-                }
+            Some(Item::Message { body: body @ Body::Inline(..), position }) => {
+                let next = Next::Message(decode(body), *position);
+                state.inbox.pop_front();
+                return Poll::Ready(next);
+            }
+            Some(Item::Message { body: Body::Shared(bytes), position }) => {
+                let (body, position) = (Body::Shared(bytes.clone()), *position);
+                state.inbox.pop_front();
+                drop(state);
+                return Poll::Ready(Next::Message(decode(&body), position));
             }
             Some(Item::Pulling { .. }) => {}
             None => match &state.end {
@@ -485,7 +496,7 @@ mod tests {
     fn read(cell: &Cell) -> (Vec<u8>, Option<Code>) {
         let mut read = Vec::new();
         loop {
-            match cell.poll_next(&mut Context::from_waker(Waker::noop())) {
+            match cell.poll_next(&mut Context::from_waker(Waker::noop()), Body::clone) {
                 Poll::Ready(Next::Message(body, _)) => match body {
                     Body::Inline(_, bytes) => read.push(bytes[0]),
                     Body::Shared(bytes) => read.push(bytes[0]),

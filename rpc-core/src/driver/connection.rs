@@ -343,11 +343,13 @@ impl<L: Link> Conn for Connection<L> {
     }
 
     fn send(&self, id: StreamId, cell: &Arc<Cell>, message: &dyn Encode, end: bool, hold: bool) {
-        cell.block_writer();
         self.act_or_leave(
             hold,
-            |owner| owner.send(id, cell, message, end),
-            || Job::Send { id, cell: Arc::clone(cell), message: message.to_bytes(), end },
+            |owner| owner.send(id, cell, message, end).map(drop),
+            || {
+                cell.block_writer();
+                Job::Send { id, cell: Arc::clone(cell), message: message.to_bytes(), end }
+            },
         );
     }
 

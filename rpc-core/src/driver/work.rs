@@ -108,20 +108,21 @@ impl<L: Link> Owner<L> {
         Ok(busy)
     }
 
+    /// Whether the next message may follow at once.
     pub(super) fn send(
         &mut self,
         id: StreamId,
         cell: &Arc<Cell>,
         message: &dyn Encode,
         end: bool,
-    ) -> Result<(), LinkError> {
-        let Some(link) = &mut self.link else { return Ok(()) };
+    ) -> Result<bool, LinkError> {
+        let Some(link) = &mut self.link else { return Ok(true) };
         match self.session.send_message(link, id, message, end)? {
-            Sending::Sent | Sending::Closed => cell.put_writable(),
+            Sending::Sent | Sending::Closed => return Ok(true),
             Sending::Queued => cell.block_writer(),
             Sending::Busy => debug_assert!(false, "a second message before the first was taken"),
         }
-        Ok(())
+        Ok(false)
     }
 
     pub(super) fn end_messages(&mut self, id: StreamId) -> Result<(), LinkError> {
@@ -204,7 +205,15 @@ impl<L: Link> Owner<L> {
                 self.attach(id, &cell);
                 Ok(())
             }
-            Job::Send { id, cell, message, end } => self.send(id, &cell, &message, end),
+            // Its sender was blocked when it was left.
+            Job::Send { id, cell, message, end } => {
+                let sent = self.send(id, &cell, &message, end);
+                sent.map(|sent| {
+                    if sent {
+                        cell.put_writable()
+                    }
+                })
+            }
             Job::EndMessages { id } => self.end_messages(id),
             Job::Flush => Ok(()),
             Job::Headers { id, metadata } => self.headers(id, &metadata),

@@ -201,15 +201,15 @@ fn first_message<M: Message + Default>(
 
 /// The one message of a call that has one.
 async fn only_message<M: Message + Default>(cell: &Cell, path: &str) -> Result<M, Status> {
-    let body = match poll_fn(|cx| cell.poll_next(cx)).await {
-        Next::Message(body, _) => body,
+    let next = poll_fn(|cx| cell.poll_next(cx, |body| decode(body, "request", path))).await;
+    let message = match next {
+        Next::Message(message, _) => message?,
         Next::End => {
             return Err(Status::internal(format!("the client sent no message for {path}")));
         }
         Next::Failed(status) => return Err(status),
     };
-    let message = decode(&body, "request", path)?;
-    match poll_fn(|cx| cell.poll_next(cx)).await {
+    match poll_fn(|cx| cell.poll_next(cx, |_| ())).await {
         Next::End => Ok(message),
         Next::Message(..) => Err(Status::internal(format!(
             "the client sent several messages for {path}, which takes one"
