@@ -12,7 +12,7 @@ use prost::Message;
 
 use crate::codec::decode;
 use crate::driver::Conn;
-use crate::driver::cell::{Cell, Next};
+use crate::driver::cell::{Body, Cell, Fetched, Next};
 use crate::metadata::MetadataMap;
 use crate::session::CANCELLED;
 use crate::status::Status;
@@ -25,6 +25,8 @@ use crate::status::Status;
 pub struct Streaming<T> {
     conn: Arc<dyn Conn>,
     cell: Arc<Cell>,
+    /// Messages that are here already.
+    fetched: Fetched,
     path: Arc<str>,
     side: Side,
     /// Taken by the program, and reported to the peer, as positions of the stream.
@@ -56,6 +58,7 @@ impl<T> Streaming<T> {
         Streaming {
             conn,
             cell,
+            fetched: Fetched::default(),
             path: path.into(),
             side,
             taken: 0,
@@ -109,7 +112,8 @@ impl<T: Message + Default> Streaming<T> {
             Side::Client => "response message",
             Side::Server => "request message",
         };
-        let next = match self.cell.poll_next(cx, |body| decode(body, what, &self.path)) {
+        let decode = |body: &Body| decode(body, what, &self.path);
+        let next = match self.cell.poll_next(cx, &mut self.fetched, decode) {
             Poll::Ready(next) => next,
             Poll::Pending => {
                 // A reader that waits has room for all of its window.
@@ -122,7 +126,8 @@ impl<T: Message + Default> Streaming<T> {
                 if !self.conn.help(&self.cell) {
                     return Poll::Pending;
                 }
-                match self.cell.poll_next(cx, |body| decode(body, what, &self.path)) {
+                let decode = |body: &Body| crate::codec::decode(body, what, &self.path);
+                match self.cell.poll_next(cx, &mut self.fetched, decode) {
                     Poll::Ready(next) => next,
                     Poll::Pending => return Poll::Pending,
                 }
@@ -151,20 +156,24 @@ impl<T: Message + Default> Streaming<T> {
     }
 
     fn end(&mut self) {
-        self.over = true;
-        let_go(self.side, &self.conn, &self.cell);
+        self.let_go();
     }
 }
 
-fn let_go(side: Side, conn: &Arc<dyn Conn>, cell: &Arc<Cell>) {
-    match side {
-        Side::Client => {
-            cell.abandon();
-            conn.cancel(cell, CANCELLED);
-        }
-        Side::Server => {
-            if let (Some(id), Some(position)) = (cell.id(), cell.discard()) {
-                conn.consumed(id, position);
+impl<T> Streaming<T> {
+    /// Nobody reads on.
+    fn let_go(&mut self) {
+        self.over = true;
+        match self.side {
+            Side::Client => {
+                self.cell.abandon();
+                self.conn.cancel(&self.cell, CANCELLED);
+            }
+            Side::Server => {
+                let last = self.cell.discard().or(self.fetched.last_position());
+                if let (Some(id), Some(position)) = (self.cell.id(), last) {
+                    self.conn.consumed(id, position);
+                }
             }
         }
     }
@@ -173,7 +182,7 @@ fn let_go(side: Side, conn: &Arc<dyn Conn>, cell: &Arc<Cell>) {
 impl<T> Drop for Streaming<T> {
     fn drop(&mut self) {
         if !self.over {
-            let_go(self.side, &self.conn, &self.cell);
+            self.let_go();
         }
     }
 }

@@ -56,7 +56,7 @@ where
                 Poll::Pending => break Poll::Pending,
             };
             match ProstMessage::new(&message, limit_bytes) {
-                Ok(message) => conn.send(id, &cell, &message, false, true),
+                Ok(message) => _ = conn.send(id, &cell, &message, false, true),
                 Err(status) => break Poll::Ready(Err(status)),
             }
             sent += 1;

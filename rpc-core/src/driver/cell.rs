@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
 
@@ -66,6 +66,14 @@ enum Item {
     },
 }
 
+impl Item {
+    fn position(&self) -> u64 {
+        match self {
+            Item::Message { position, .. } | Item::Pulling { position, .. } => *position,
+        }
+    }
+}
+
 /// How the peer's side of the call ended.
 #[derive(Debug, Default)]
 pub(crate) enum End {
@@ -101,9 +109,13 @@ impl CellState {
     /// Drops the first message that is still being pulled and all that follow it, which would be
     /// out of order without it. Whether there was one.
     fn cut_at_pull(&mut self) -> bool {
-        let first = self.inbox.iter().position(|item| matches!(item, Item::Pulling { .. }));
+        let first = self.first_pull();
         self.inbox.truncate(first.unwrap_or(self.inbox.len()));
         first.is_some()
+    }
+
+    fn first_pull(&self) -> Option<usize> {
+        self.inbox.iter().position(|item| matches!(item, Item::Pulling { .. }))
     }
 }
 
@@ -119,6 +131,19 @@ pub(crate) struct Answer<T> {
     pub(crate) headers: MetadataMap,
     pub(crate) message: T,
     pub(crate) trailers: MetadataMap,
+}
+
+/// Messages a reader has fetched from the mailbox and not yet looked at.
+#[derive(Debug, Default)]
+pub(crate) struct Fetched {
+    items: VecDeque<Item>,
+}
+
+impl Fetched {
+    /// The stream's position after the last of them.
+    pub(crate) fn last_position(&self) -> Option<u64> {
+        self.items.back().map(|item| item.position())
+    }
 }
 
 /// What the reader of a call finds.
@@ -301,10 +326,7 @@ impl Cell {
     pub(crate) fn discard(&self) -> Option<u64> {
         let mut state = self.lock();
         state.discarding = true;
-        let last = state.inbox.iter().map(|item| match item {
-            Item::Message { position, .. } | Item::Pulling { position, .. } => *position,
-        });
-        let last = last.max();
+        let last = state.inbox.iter().map(Item::position).max();
         state.inbox.clear();
         last
     }
@@ -356,31 +378,44 @@ impl Cell {
         matches!(self.lock().end, End::Failed(_))
     }
 
-    /// The next message, decoded where it lies, or the end. A short one is decoded under the lock,
-    /// which costs less than moving it out.
+    /// The next message, or the end. Messages that have come are fetched all at once, and decoded
+    /// where they then lie.
     pub(crate) fn poll_next<T>(
         &self,
         cx: &mut Context<'_>,
+        fetched: &mut Fetched,
         decode: impl FnOnce(&Body) -> T,
     ) -> Poll<Next<T>> {
+        if fetched.items.is_empty()
+            && let Some(other) = ready!(self.poll_fetch(cx, fetched))
+        {
+            return Poll::Ready(other);
+        }
+        let Some(Item::Message { body, position }) = fetched.items.front() else {
+            unreachable!("only messages are fetched")
+        };
+        let next = Next::Message(decode(body), *position);
+        fetched.items.pop_front();
+        Poll::Ready(next)
+    }
+
+    /// Moves the messages up to the first that is still being pulled. `Some`: there is none, and
+    /// none will come.
+    fn poll_fetch<T>(&self, cx: &mut Context<'_>, fetched: &mut Fetched) -> Poll<Option<Next<T>>> {
         let mut state = self.lock();
         match state.inbox.front() {
-            Some(Item::Message { body: body @ Body::Inline(..), position }) => {
-                let next = Next::Message(decode(body), *position);
-                state.inbox.pop_front();
-                return Poll::Ready(next);
-            }
-            Some(Item::Message { body: Body::Shared(bytes), position }) => {
-                let (body, position) = (Body::Shared(bytes.clone()), *position);
-                state.inbox.pop_front();
-                drop(state);
-                return Poll::Ready(Next::Message(decode(&body), position));
+            Some(Item::Message { .. }) => {
+                match state.first_pull() {
+                    None => std::mem::swap(&mut state.inbox, &mut fetched.items),
+                    Some(first) => fetched.items.extend(state.inbox.drain(..first)),
+                }
+                return Poll::Ready(None);
             }
             Some(Item::Pulling { .. }) => {}
             None => match &state.end {
                 End::Open => {}
-                End::Ok(_) => return Poll::Ready(Next::End),
-                End::Failed(status) => return Poll::Ready(Next::Failed(status.clone())),
+                End::Ok(_) => return Poll::Ready(Some(Next::End)),
+                End::Failed(status) => return Poll::Ready(Some(Next::Failed(status.clone()))),
             },
         }
         set_waker(&mut state.reader, cx);
@@ -494,9 +529,10 @@ mod tests {
 
     /// The first bytes of what is in the mailbox, up to where the reader waits or the end.
     fn read(cell: &Cell) -> (Vec<u8>, Option<Code>) {
-        let mut read = Vec::new();
+        let (mut read, mut fetched) = (Vec::new(), Fetched::default());
+        let mut cx = Context::from_waker(Waker::noop());
         loop {
-            match cell.poll_next(&mut Context::from_waker(Waker::noop()), Body::clone) {
+            match cell.poll_next(&mut cx, &mut fetched, Body::clone) {
                 Poll::Ready(Next::Message(body, _)) => match body {
                     Body::Inline(_, bytes) => read.push(bytes[0]),
                     Body::Shared(bytes) => read.push(bytes[0]),

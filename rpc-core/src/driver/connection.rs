@@ -32,8 +32,15 @@ pub(crate) trait Conn: Send + Sync + 'static {
     fn open(&self, request: &OpenRequest<'_>) -> Arc<Cell>;
 
     /// Sends one message; call only while the cell is writable. With `hold` it need not leave
-    /// before the next [`Conn::flush`].
-    fn send(&self, id: StreamId, cell: &Arc<Cell>, message: &dyn Encode, end: bool, hold: bool);
+    /// before the next [`Conn::flush`]. `true`: it is still writable; `false`: ask it.
+    fn send(
+        &self,
+        id: StreamId,
+        cell: &Arc<Cell>,
+        message: &dyn Encode,
+        end: bool,
+        hold: bool,
+    ) -> bool;
 
     /// Client: no more messages.
     fn end_messages(&self, id: StreamId);
@@ -342,15 +349,24 @@ impl<L: Link> Conn for Connection<L> {
         cell
     }
 
-    fn send(&self, id: StreamId, cell: &Arc<Cell>, message: &dyn Encode, end: bool, hold: bool) {
+    fn send(
+        &self,
+        id: StreamId,
+        cell: &Arc<Cell>,
+        message: &dyn Encode,
+        end: bool,
+        hold: bool,
+    ) -> bool {
+        let mut writable = false;
         self.act_or_leave(
             hold,
-            |owner| owner.send(id, cell, message, end).map(drop),
+            |owner| owner.send(id, cell, message, end).map(|sent| writable = sent),
             || {
                 cell.block_writer();
                 Job::Send { id, cell: Arc::clone(cell), message: message.to_bytes(), end }
             },
         );
+        writable
     }
 
     fn end_messages(&self, id: StreamId) {

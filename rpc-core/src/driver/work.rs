@@ -118,6 +118,7 @@ impl<L: Link> Owner<L> {
     ) -> Result<bool, LinkError> {
         let Some(link) = &mut self.link else { return Ok(true) };
         match self.session.send_message(link, id, message, end)? {
+            // Whoever sends to a call that is over learns it from its mailbox.
             Sending::Sent | Sending::Closed => return Ok(true),
             Sending::Queued => cell.block_writer(),
             Sending::Busy => debug_assert!(false, "a second message before the first was taken"),

@@ -11,7 +11,7 @@ use prost::Message;
 use super::handler::{Handler, HandlerSlot};
 use super::reply::Reply;
 use crate::codec::decode;
-use crate::driver::cell::{Cell, Next};
+use crate::driver::cell::{Body, Cell, Fetched, Next};
 use crate::driver::{Arrival, Arrived, Conn, now};
 use crate::link::LinkInfo;
 use crate::metadata::MetadataMap;
@@ -201,7 +201,9 @@ fn first_message<M: Message + Default>(
 
 /// The one message of a call that has one.
 async fn only_message<M: Message + Default>(cell: &Cell, path: &str) -> Result<M, Status> {
-    let next = poll_fn(|cx| cell.poll_next(cx, |body| decode(body, "request", path))).await;
+    let mut fetched = Fetched::default();
+    let decode = |body: &Body| decode(body, "request", path);
+    let next = poll_fn(|cx| cell.poll_next(cx, &mut fetched, decode)).await;
     let message = match next {
         Next::Message(message, _) => message?,
         Next::End => {
@@ -209,7 +211,7 @@ async fn only_message<M: Message + Default>(cell: &Cell, path: &str) -> Result<M
         }
         Next::Failed(status) => return Err(status),
     };
-    match poll_fn(|cx| cell.poll_next(cx, |_| ())).await {
+    match poll_fn(|cx| cell.poll_next(cx, &mut fetched, |_| ())).await {
         Next::End => Ok(message),
         Next::Message(..) => Err(Status::internal(format!(
             "the client sent several messages for {path}, which takes one"

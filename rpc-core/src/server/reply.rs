@@ -76,14 +76,17 @@ impl Reply {
         let mut stream = pin!(messages);
         let mut sent = 0;
         let end = poll_fn(|cx| {
+            let mut writable = false;
             for _ in 0..MESSAGES_PER_TURN {
-                match cell.poll_writable(cx) {
-                    Poll::Ready(true) => {}
-                    // The call is over: there is nobody to answer.
-                    Poll::Ready(false) => return Poll::Ready(None),
-                    Poll::Pending => {
-                        self.flush(&mut sent);
-                        return Poll::Pending;
+                if !writable {
+                    match cell.poll_writable(cx) {
+                        Poll::Ready(true) => {}
+                        // The call is over: there is nobody to answer.
+                        Poll::Ready(false) => return Poll::Ready(None),
+                        Poll::Pending => {
+                            self.flush(&mut sent);
+                            return Poll::Pending;
+                        }
                     }
                 }
                 let message = match stream.as_mut().poll_next(cx) {
@@ -96,7 +99,9 @@ impl Reply {
                     }
                 };
                 match ProstMessage::new(&message, self.limits.encode_bytes) {
-                    Ok(message) => self.conn.send(self.id, &cell, &message, false, true),
+                    Ok(message) => {
+                        writable = self.conn.send(self.id, &cell, &message, false, true);
+                    }
                     Err(status) => return Poll::Ready(Some(Err(status))),
                 }
                 sent += 1;
