@@ -18,6 +18,8 @@ use crate::status::Status;
 
 /// How often a waiting caller looks at the link before it sleeps.
 const HELP_PASSES: usize = 256;
+/// So many bytes of a message count as one more frame that waits for a flush.
+const BYTES_OF_A_FRAME: usize = 4096;
 /// So many calls of other connections that wait on the same threads do not keep a caller from
 /// polling in place: some are streams that wait for long.
 const FEW_CALLS: usize = 8;
@@ -256,8 +258,9 @@ impl<L: Link> Connection<L> {
     /// Whether what was just committed may wait for the next flush: more of it is on its way on
     /// this thread, or calls are open whose answers the driver waits for while it is awake, so
     /// that it flushes soon. A call alone on its connection never waits.
-    fn may_wait(&self, owner: &mut Owner<L>, hold: bool) -> bool {
-        owner.unflushed += 1;
+    fn may_wait(&self, owner: &mut Owner<L>, hold: bool, message_bytes: usize) -> bool {
+        // A long message is reason enough: the peer is to begin with it while the next is made.
+        owner.unflushed += 1 + (message_bytes / BYTES_OF_A_FRAME) as u32;
         owner.unflushed < owner.flush_frames
             && (hold
                 || CORKED.get() == self.address()
@@ -268,6 +271,7 @@ impl<L: Link> Connection<L> {
     fn act_or_leave(
         &self,
         hold: bool,
+        message_bytes: usize,
         act: impl FnOnce(&mut Owner<L>) -> Result<(), crate::link::LinkError>,
         job: impl FnOnce() -> Job,
     ) {
@@ -278,7 +282,7 @@ impl<L: Link> Connection<L> {
             if let Err(error) = act(&mut owner) {
                 owner.fail(Failure::Link(error));
             }
-            if !self.may_wait(&mut owner, hold) {
+            if !self.may_wait(&mut owner, hold, message_bytes) {
                 owner.settle_or_fail();
             }
         } else {
@@ -337,7 +341,8 @@ impl<L: Link> Conn for Connection<L> {
         if let Some(mut owner) = self.try_lock() {
             self.run_jobs(&mut owner);
             let cell = owner.open(request);
-            if !self.may_wait(&mut owner, false) {
+            let bytes = request.message.map_or(0, Encode::encoded_len);
+            if !self.may_wait(&mut owner, false, bytes) {
                 owner.settle_or_fail();
             }
             self.let_go(owner);
@@ -360,6 +365,7 @@ impl<L: Link> Conn for Connection<L> {
         let mut writable = false;
         self.act_or_leave(
             hold,
+            message.encoded_len(),
             |owner| owner.send(id, cell, message, end).map(|sent| writable = sent),
             || {
                 cell.block_writer();
@@ -370,7 +376,7 @@ impl<L: Link> Conn for Connection<L> {
     }
 
     fn end_messages(&self, id: StreamId) {
-        self.act_or_leave(false, |owner| owner.end_messages(id), || Job::EndMessages { id });
+        self.act_or_leave(false, 0, |owner| owner.end_messages(id), || Job::EndMessages { id });
     }
 
     fn headers(&self, id: StreamId, metadata: MetadataMap) {
@@ -378,6 +384,7 @@ impl<L: Link> Conn for Connection<L> {
         let metadata = std::cell::RefCell::new(metadata);
         self.act_or_leave(
             false,
+            0,
             |owner| owner.headers(id, &metadata.borrow()),
             || Job::Headers { id, metadata: metadata.take() },
         );
@@ -393,6 +400,7 @@ impl<L: Link> Conn for Connection<L> {
         let blocks = std::cell::RefCell::new((metadata, trailers));
         self.act_or_leave(
             false,
+            message.encoded_len(),
             |owner| {
                 let blocks = blocks.borrow();
                 owner.respond(id, &blocks.0, &blocks.1, message)
@@ -409,6 +417,7 @@ impl<L: Link> Conn for Connection<L> {
         let take = || end.take().unwrap_or(Ok(MetadataMap::new()));
         self.act_or_leave(
             false,
+            0,
             |owner| owner.finish(id, take()),
             || Job::Finish { id, status: take() },
         );
@@ -417,6 +426,7 @@ impl<L: Link> Conn for Connection<L> {
     fn consumed(&self, id: StreamId, position: u64) {
         self.act_or_leave(
             false,
+            0,
             |owner| {
                 owner.session.consumed(id, position);
                 Ok(())
@@ -428,6 +438,7 @@ impl<L: Link> Conn for Connection<L> {
     fn cancel(&self, cell: &Arc<Cell>, code: u16) {
         self.act_or_leave(
             false,
+            0,
             |owner| {
                 owner.cancel(cell, code);
                 Ok(())

@@ -2,7 +2,8 @@
 //! nobody wants any more.
 
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
 
 use bytes::Bytes;
 
@@ -10,10 +11,11 @@ use super::cell::Cell;
 use super::connection::{Conn, Connection, OpenRequest};
 use super::job::{Job, OwnedOpen};
 use super::owner::{Failure, Owner};
-use super::task::{Progress, now};
+use super::task::{Progress, ProgressMode, now};
 use crate::link::{BulkDescriptor, FrameSink, Link, LinkError, LinkInfo, LinkLimits, Received};
 use crate::memory::{MemoryConfig, MemoryLink, pair};
 use crate::metadata::MetadataMap;
+use crate::poll_set::PollSet;
 use crate::session::{CANCELLED, Encode, Role, Session, SessionConfig};
 use crate::status::{Code, RequestSeen};
 
@@ -213,4 +215,79 @@ fn a_stream_that_was_never_sent_and_is_given_up_goes_to_the_next_call_that_waits
     connection.cancel(unsent, CANCELLED);
     connection.flush();
     assert!(waiting.id().is_some(), "nobody told it that a stream is free");
+}
+
+#[tokio::test]
+async fn a_caller_polls_in_place_only_where_it_keeps_nobody_waiting() {
+    let busy = Progress { mode: ProgressMode::Busy, ..Progress::default() };
+    let connect = || {
+        let (near, far) = pair(MemoryConfig::default());
+        (Connection::new(Role::Client, SessionConfig::default(), busy, near, now()), far)
+    };
+    let ((one, _far), (other, _other_far)) = (connect(), connect());
+    let set = PollSet::current(None);
+    one.joins(set.crowd());
+    other.joins(set.crowd());
+    let (metadata, message) = (MetadataMap::new(), Bytes::from_static(b"abc"));
+    let cell = one.open(&unary(&metadata, &message));
+    assert!(one.help(&cell), "it is alone");
+    other.count_calls(8);
+    assert!(one.help(&cell), "a few calls elsewhere may be streams that wait for long");
+    other.count_calls(9);
+    assert!(!one.help(&cell), "many calls elsewhere wait for the same threads");
+    other.count_calls(0);
+    one.count_calls(100);
+    assert!(one.help(&cell), "its own connection's calls are not others'");
+    let _second = one.open(&unary(&metadata, &message));
+    assert!(!one.help(&cell), "another call is on the same connection");
+}
+
+/// Counts how often it is woken.
+#[derive(Default)]
+struct Woken(AtomicUsize);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Woken>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn a_driver_naps_while_a_caller_polls_and_is_woken_when_it_is_needed() {
+    let (metadata, message) = (MetadataMap::new(), Bytes::from_static(b"abc"));
+    let (mut owner, _far) = failing(usize::MAX);
+    let woken = Arc::new(Woken::default());
+    let (waker, times) = (Waker::from(Arc::clone(&woken)), || woken.0.load(Ordering::Relaxed));
+    assert!(!owner.nap(&waker, false), "nobody polls");
+    owner.help_passes = 3;
+    assert!(!owner.nap(&waker, true), "others wait");
+    owner.help_passes = 3;
+    assert!(owner.nap(&waker, false));
+    assert_eq!(times(), 0);
+    owner.end_help();
+    assert_eq!(times(), 1, "the caller has stopped");
+    owner.help_passes = 3;
+    assert!(owner.nap(&waker, false));
+    let _first = owner.open(&unary(&metadata, &message));
+    owner.look_after_sleeper(|| false);
+    assert_eq!(times(), 1, "the caller's own call");
+    let _second = owner.open(&unary(&metadata, &message));
+    owner.look_after_sleeper(|| false);
+    assert_eq!(times(), 2, "a second call is the driver's");
+}
+
+#[test]
+fn a_call_that_ended_before_its_handler_did_finds_that_in_its_mailbox() {
+    let (mut owner, _far) = failing(usize::MAX);
+    let call = owner.open(&unary(&MetadataMap::new(), &Bytes::from_static(b"abc")));
+    let (id, open, over) = (call.id().unwrap(), Arc::<Cell>::default(), Arc::<Cell>::default());
+    owner.attach(id, &open);
+    assert!(!open.has_failed());
+    owner.cancel(&call, CANCELLED);
+    owner.attach(id, &over);
+    assert_eq!(over.failure().map(|status| status.code()), Some(Code::Cancelled));
+    let late = Arc::<Cell>::default();
+    owner.fail(Failure::Link(LinkError::io("gone")));
+    owner.run_job(Job::Attach { id, cell: Arc::clone(&late) });
+    assert!(late.has_failed());
 }
