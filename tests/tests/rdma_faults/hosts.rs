@@ -6,7 +6,7 @@ use rdma_rpc::config::Progress;
 use rdma_rpc_tests::cases::support::exchange;
 
 use super::load::{Load, mixed};
-use super::net::Kind;
+use super::net::{Kind, Net};
 use super::scene::{KEEPALIVE_MS, Scene, Settings};
 
 /// How soon calls end when no packet gets through: by the device's retries (about half a second
@@ -89,6 +89,11 @@ async fn rdma_packets_dropped() {
 
 /// The network carries no RDMA for less time than the devices try again: no call notices.
 async fn short_outage() {
+    if Net::from_environment().kind == Kind::Siw {
+        eprintln!("  skipped: TCP sends again there, as the conformance suite with loss shows; and");
+        eprintln!("  Soft-iWARP's driver may lock up when its packets stop and go on");
+        return;
+    }
     // A ping that is lost is not to end the connection. An emulated machine takes half a second
     // for the commands; the devices try for four.
     let settings =
