@@ -60,6 +60,25 @@ conformance_tcp() {
         two_processes::{empty_unary,large_unary,ping_pong,streams_of_every_size,reconnect,killed_server}
 }
 
+# The examples as people start them, each server and client on hosts of their own.
+examples() {
+    local name server code=0 where=$RDMA_VM_SERVER_ADDRESS:7400
+    printf '[rdma]\ndevice = "%s"\n' "$RDMA_VM_SERVER_DEVICE" >"$TMPDIR/server.toml"
+    printf '[rdma]\ndevice = "%s"\n' "$RDMA_VM_CLIENT_DEVICE" >"$TMPDIR/client.toml"
+    for name in greeter route-guide kv; do
+        RDMA_RPC_CONFIG=$TMPDIR/server.toml $RDMA_VM_SERVER_PREFIX "$(program $name)" server --listen "$where" &
+        server=$!
+        sleep 2
+        RDMA_RPC_CONFIG=$TMPDIR/client.toml RDMA_RPC_LOCAL_ADDRESS=$RDMA_VM_CLIENT_ADDRESS $RDMA_VM_CLIENT_PREFIX \
+            "$(program $name)" client --target "rdma://$where" >"$TMPDIR/$name.out" 2>&1 || code=1
+        cat "$TMPDIR/$name.out"
+        grep -q rdma "$TMPDIR/$name.out" || code=1
+        kill -INT $server
+        wait $server || code=1
+    done
+    return $code
+}
+
 # What exercises each mechanism of the ring, while one packet of a hundred is lost in each direction.
 conformance_loss() {
     local code=0
@@ -81,7 +100,7 @@ listed() {
 # timeout runs programs, not functions.
 export programs
 export -f perftest perftest_once rping_both devices program hosts tests listed
-export -f conformance conformance_one_process conformance_tcp conformance_loss
+export -f examples conformance conformance_one_process conformance_tcp conformance_loss
 
 in_bash() { step "$1" "$2" bash -c '"$@"' bash "${@:3}"; }
 
@@ -93,6 +112,7 @@ steps() {
     in_bash ib_send_lat 90 perftest ib_send_lat -s 32 -n 1000
     in_bash ib_write_bw 90 perftest ib_write_bw -s 65536 -n 300
     in_bash "conformance tcp, some" 120 conformance_tcp
+    in_bash "examples over rdma" 120 examples
     in_bash "conformance, 2 hosts" 900 conformance
     in_bash "conformance, 1 process" 900 conformance_one_process
     in_bash "conformance, 1 % loss, some" 600 conformance_loss

@@ -349,8 +349,14 @@ impl SharedCq {
     }
 
     fn break_down(&self, why: &str) {
+        let device = &self.device().facts().name;
+        tracing::warn!(device, why, "a completion queue has failed");
+        self.give_up(why);
+    }
+
+    /// Nobody takes completions any more: whoever sleeps must not wait for one.
+    fn give_up(&self, why: &str) {
         self.broken.store(true, Ordering::Release);
-        tracing::warn!(device = self.device().facts().name, why, "a completion queue has failed");
         self.fail(|_| true, why);
     }
 
@@ -388,7 +394,10 @@ impl Drop for Watching {
         if let Some(shared) = self.shared.upgrade()
             && !shared.is_broken()
         {
-            shared.break_down("the runtime that watched the completion queue has ended");
+            // A program that exits with connections open does so on purpose.
+            let why = "the runtime that watched the completion queue has ended";
+            tracing::debug!(device = shared.device().facts().name, why);
+            shared.give_up(why);
         }
     }
 }

@@ -90,7 +90,9 @@ async fn rdma_packets_dropped() {
 /// The network carries no RDMA for less time than the devices try again: no call notices.
 async fn short_outage() {
     if Net::from_environment().kind == Kind::Siw {
-        eprintln!("  skipped: TCP sends again there, as the conformance suite with loss shows; and");
+        eprintln!(
+            "  skipped: TCP sends again there, as the conformance suite with loss shows; and"
+        );
         eprintln!("  Soft-iWARP's driver may lock up when its packets stop and go on");
         return;
     }
