@@ -99,6 +99,7 @@ impl Scene {
         tuning.client.rdma.ack_timeout = settings.ack_timeout;
         tuning.server.rdma.ack_timeout = settings.ack_timeout;
         tuning.client.handshake_timeout_ms = 4000;
+        tuning.client.connect_timeout_ms = 4000;
         tuning.server.handshake_timeout_ms = 4000;
         tuning.client.tcp.local_address = Some(net.client.address.parse().expect("an address"));
         let wanted = tuning.clone();
