@@ -94,8 +94,7 @@ impl Call {
         match self.wait(beside, |cell, cx| cell.poll_answer(cx, decode)).await {
             Ok(answer) => {
                 self.over = true;
-                let mut response = Response::new(answer.message);
-                *response.metadata_mut() = answer.headers;
+                let mut response = response(answer.headers, answer.message);
                 if !answer.trailers.is_empty() {
                     *response.trailers_mut() = answer.trailers;
                 }
@@ -166,6 +165,13 @@ impl Drop for Call {
             self.conn().cancel(&self.cell, CANCELLED);
         }
     }
+}
+
+/// A response with the metadata that came before it.
+pub(super) fn response<T>(metadata: MetadataMap, message: T) -> Response<T> {
+    let mut response = Response::new(message);
+    *response.metadata_mut() = metadata;
+    response
 }
 
 /// A call that ended before its request left.

@@ -8,7 +8,7 @@ use std::task::Poll;
 use futures_core::Stream;
 use prost::Message;
 
-use super::call::{Call, Deadline, Opening, expired, may_retry};
+use super::call::{Call, Deadline, Opening, expired, may_retry, response};
 use super::channel::Channel;
 use super::connection::ClientConnection;
 use super::pump::pump;
@@ -249,10 +249,4 @@ impl Drop for Sending {
             ));
         }
     }
-}
-
-fn response<T>(metadata: MetadataMap, message: T) -> Response<T> {
-    let mut response = Response::new(message);
-    *response.metadata_mut() = metadata;
-    response
 }

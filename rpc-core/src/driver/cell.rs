@@ -142,7 +142,7 @@ pub(crate) struct Fetched {
 impl Fetched {
     /// The stream's position after the last of them.
     pub(crate) fn last_position(&self) -> Option<u64> {
-        self.items.back().map(|item| item.position())
+        self.items.back().map(Item::position)
     }
 }
 

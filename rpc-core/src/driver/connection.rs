@@ -212,11 +212,11 @@ impl<L: Link> Connection<L> {
 
     /// Whether there were any.
     fn run_jobs(&self, owner: &mut Owner<L>) -> bool {
-        let mut any = false;
         // To take from an empty queue costs a fence.
-        if self.jobs.is_empty() {
-            return any;
+        if !self.has_jobs() {
+            return false;
         }
+        let mut any = false;
         while let Some(job) = self.jobs.pop() {
             owner.run_job(job);
             any = true;
@@ -460,9 +460,8 @@ impl<L: Link> Conn for Connection<L> {
     fn attach(&self, id: StreamId) -> Arc<Cell> {
         let cell = Arc::<Cell>::default();
         cell.set_id(id);
-        match self.with_owner(|owner| owner.attach(id, &cell)) {
-            Some(()) => {}
-            None => self.leave(Job::Attach { id, cell: Arc::clone(&cell) }),
+        if self.with_owner(|owner| owner.attach(id, &cell)).is_none() {
+            self.leave(Job::Attach { id, cell: Arc::clone(&cell) });
         }
         cell
     }

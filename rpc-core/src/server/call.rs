@@ -66,12 +66,15 @@ impl IncomingCall {
         Fut: Future<Output = Result<Response<Res>, Status>> + Send + 'static,
     {
         let Parts { slot, context, reply, request } = self.split();
-        let (message, cell) = first_message::<Req>(request, &context.path);
-        Handler::new(slot, cell.clone(), async move {
-            let message = match cell {
+        let message = match request {
+            Arrived::Whole(body) => Ok(decode(&body, "request", &context.path)),
+            Arrived::In(cell) => Err(cell),
+        };
+        Handler::new(slot, message.as_ref().err().cloned(), async move {
+            let message = match message {
+                Ok(message) => message,
                 // In memory of its own: few calls come here, and all would carry its state about.
-                Some(cell) => Box::pin(only_message(&cell, &context.path)).await,
-                None => message,
+                Err(cell) => Box::pin(only_message(&cell, &context.path)).await,
             };
             match message {
                 Ok(message) => reply.unary(method(context.request(message)).await),
@@ -185,17 +188,6 @@ impl Context {
         let timeout = self.deadline.map(|deadline| deadline.saturating_duration_since(now()));
         request.set_arrival(timeout, self.deadline, Some(self.link));
         request
-    }
-}
-
-/// The one message, if it is here; where there is a mailbox, that has it.
-fn first_message<M: Message + Default>(
-    request: Arrived,
-    path: &str,
-) -> (Result<M, Status>, Option<Arc<Cell>>) {
-    match request {
-        Arrived::Whole(body) => (decode(&body, "request", path), None),
-        Arrived::In(cell) => (Err(Status::internal("the request is in its mailbox")), Some(cell)),
     }
 }
 

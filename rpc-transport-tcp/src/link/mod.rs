@@ -60,9 +60,9 @@ pub const MIN_MAX_FRAME_BYTES: usize = 4096;
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TcpLinkOptions {
-    /// The longest frame either way, in bytes. At least 4096; the default is 1088 KiB: a message of a
-    /// mebibyte goes in one piece, and is read to where it stays. After a bootstrap, what this end told there
-    /// bounds what it receives, and the peer's limit what it sends.
+    /// The longest frame either way, in bytes. At least 4096; the default is 1088 KiB: a message of
+    /// a mebibyte goes in one piece, and is read to where it stays. After a bootstrap, what this
+    /// end told there bounds what it receives, and the peer's limit what it sends.
     pub max_frame_bytes: usize,
     /// The most bytes copied frames may wait in. Raised to hold one longest frame at least.
     pub staging_bytes: usize,

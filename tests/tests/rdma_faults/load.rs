@@ -103,8 +103,7 @@ impl Load {
         let mut took = Duration::ZERO;
         while let Some(ended) = within(bound + REPEATED, what, self.tasks.next()).await {
             let Err(status) = ended.expect("a call does not panic") else { continue };
-            assert_eq!(status.code(), Code::Unavailable, "{what}: {status}");
-            assert_ne!(status.request_seen(), RequestSeen::Unknown, "{what}: {status}");
+            check_unavailable(&status, what);
             // One that was never sent has tried a new connection meanwhile.
             if status.request_seen() == RequestSeen::MayHaveRun {
                 took = since.elapsed();
@@ -119,6 +118,8 @@ impl Load {
             "  {what}: over after {took:?}; of {count} that failed {may_have_run} may have run: {example}"
         );
         assert!(took < bound, "{what}: after {took:?}, not {bound:?}");
+        let all = since.elapsed();
+        assert!(all < bound + REPEATED, "{what}: what was never sent ended after {all:?}");
         assert!(may_have_run > 0, "{what}: {count} calls failed, and none was under way");
         (took, statuses)
     }
@@ -130,8 +131,7 @@ impl Load {
         let mut failed = 0;
         while let Some(ended) = within(bound, what, self.tasks.next()).await {
             let Err(status) = ended.expect("a call does not panic") else { continue };
-            assert_eq!(status.code(), Code::Unavailable, "{what}: {status}");
-            assert_ne!(status.request_seen(), RequestSeen::Unknown, "{what}: {status}");
+            check_unavailable(&status, what);
             failed += 1;
         }
         failed
@@ -147,6 +147,12 @@ impl Load {
         }
         self.done()
     }
+}
+
+/// The call ended with UNAVAILABLE and whether it may have run.
+fn check_unavailable(status: &Status, what: &str) {
+    assert_eq!(status.code(), Code::Unavailable, "{what}: {status}");
+    assert_ne!(status.request_seen(), RequestSeen::Unknown, "{what}: {status}");
 }
 
 /// One call of this kind.
