@@ -24,6 +24,7 @@
 use std::fmt;
 use std::task::{Context, Poll, Waker};
 
+use bytes::Bytes;
 use rdma_rpc_core::poll_set::PollSet;
 
 /// What a device offers to one queue pair.
@@ -296,6 +297,17 @@ pub trait QueuePair: Send + 'static {
     fn wait_for_memory(&mut self, _waker: &Waker) -> bool {
         false
     }
+
+    /// Lends memory of the program to the peer's READs, where it lies and unregistered: devices of
+    /// one host can do that, where the kernel lets one process read the other. The device keeps
+    /// `bytes` until [`QueuePair::take_back`], or until no READ of the peer can succeed any more.
+    /// `None`: it cannot, or not now; send a copy from registered memory.
+    fn lend(&mut self, _bytes: &Bytes) -> Option<RemoteAddr> {
+        None
+    }
+
+    /// The peer is done with memory it was lent.
+    fn take_back(&mut self, _lent: RemoteAddr) {}
 
     /// Posts a list of work requests with one doorbell: all or none.
     ///
