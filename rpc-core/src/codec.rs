@@ -1,11 +1,15 @@
 //! prost messages as the session and the mailbox see them.
 
-use bytes::Bytes;
 use prost::Message;
 
 use crate::driver::cell::Body;
+use crate::lend;
+use crate::parts::Parts;
 use crate::session::Encode;
 use crate::status::{RequestSeen, Status};
+
+/// A message that has to wait shares a field of this many bytes rather than copy it.
+const WORTH_LENDING_BYTES: usize = 4096;
 
 /// A prost message on its way out.
 pub(crate) struct ProstMessage<'a, M> {
@@ -34,12 +38,15 @@ impl<M: Message> Encode for ProstMessage<'_, M> {
         self.len
     }
 
-    fn to_bytes(&self) -> Bytes {
-        // Not zeroed first.
-        let mut bytes = Vec::with_capacity(self.len);
-        self.message.encode_raw(&mut bytes);
-        bytes.resize(self.len, 0);
-        bytes.into()
+    fn to_parts(&self) -> Parts {
+        let lent =
+            if self.len >= WORTH_LENDING_BYTES { self.lend(WORTH_LENDING_BYTES) } else { None };
+        lent.unwrap_or_else(|| lend::to_bytes(self.message, self.len).into())
+    }
+
+    fn lend(&self, at_least: usize) -> Option<Parts> {
+        // A `Message` whose two methods disagree must not break what was agreed.
+        lend::lend(self.message, at_least).filter(|parts| parts.len() == self.len)
     }
 
     fn encode(&self, into: &mut [u8]) {

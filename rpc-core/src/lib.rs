@@ -1,4 +1,5 @@
-//! Calls, sessions and the link contract of rdma-rpc: no sockets, no verbs, no unsafe.
+//! Calls, sessions and the link contract of rdma-rpc: no sockets, no verbs, and no unsafe
+//! but one trait implementation (`lend.rs`).
 //!
 //! ```text
 //!   client/ server/   calls: Channel, Client, Router, Handler
@@ -10,7 +11,7 @@
 //! `poll_set.rs` is where a runtime polls for all its connections at once.
 //!
 //! Programs use the facade, `rdma-rpc`; transports use [`link`], [`poll_set`] and [`upgrade`].
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 pub mod client;
 mod codec;
@@ -18,9 +19,12 @@ mod codec;
 pub mod codegen;
 mod driver;
 pub mod extensions;
+#[allow(unsafe_code)]
+mod lend;
 pub mod link;
 pub mod memory;
 pub mod metadata;
+pub mod parts;
 pub mod poll_set;
 pub mod request;
 pub mod response;

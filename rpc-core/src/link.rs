@@ -38,6 +38,9 @@ pub struct LinkLimits {
     pub bulk_threshold_bytes: Option<usize>,
     /// The longest message `bulk_reserve` accepts, in bytes. 0 where there is no bulk.
     pub max_bulk_bytes: usize,
+    /// A stretch of a message of this many bytes or more had better be sent from where it lies, by
+    /// [`FrameSink::send_owned`] or [`FrameSink::bulk_lend`]. `None`: the link copies in any case.
+    pub lend_threshold_bytes: Option<usize>,
 }
 
 /// The most bytes a bulk descriptor may have.
@@ -77,19 +80,23 @@ pub trait FrameSink {
     /// The frame last reserved is complete and joins the current burst.
     fn commit(&mut self);
 
-    /// Sends one frame made of `head` followed by `body`, all or nothing; `false` when there is
-    /// no room now. A link that can send `body` from where it lies does; this default copies.
-    fn send_owned(&mut self, head: &[u8], body: &Bytes) -> Result<bool, LinkError> {
-        match self.reserve(head.len() + body.len())? {
-            None => Ok(false),
-            Some(frame) => {
-                let (first, rest) = frame.split_at_mut(head.len());
-                first.copy_from_slice(head);
-                rest.copy_from_slice(body);
-                self.commit();
-                Ok(true)
-            }
+    /// Sends one frame made of `head`, `body` and `tail`, all or nothing; `false` when there is no
+    /// room now. A link that can send `body` from where it lies does; this default copies.
+    fn send_owned(
+        &mut self,
+        head: [&[u8]; 2],
+        body: &Bytes,
+        tail: &[u8],
+    ) -> Result<bool, LinkError> {
+        let len = head[0].len() + head[1].len() + body.len() + tail.len();
+        let Some(mut rest) = self.reserve(len)? else { return Ok(false) };
+        for part in [head[0], head[1], body, tail] {
+            let (first, after) = rest.split_at_mut(part.len());
+            first.copy_from_slice(part);
+            rest = after;
         }
+        self.commit();
+        Ok(true)
     }
 
     /// A buffer of `len` bytes (`len <= max_bulk_bytes`) that the peer will pull, or `None` when
@@ -100,7 +107,13 @@ pub trait FrameSink {
     /// buffer is busy until [`FrameSink::bulk_release`] gives the same descriptor back.
     fn bulk_commit(&mut self) -> BulkDescriptor;
 
-    /// The peer says it is done with a buffer of ours. A descriptor that names no busy buffer is
+    /// Has the peer pull `body` from where it lies; the link keeps it until
+    /// [`FrameSink::bulk_release`]. `None`: not here, or not now; use `bulk_reserve`.
+    fn bulk_lend(&mut self, _body: &Bytes) -> Result<Option<BulkDescriptor>, LinkError> {
+        Ok(None)
+    }
+
+    /// The peer says it is done with a buffer of ours, or with what was lent. A descriptor that names no busy buffer is
     /// a protocol violation of the peer, and an error.
     fn bulk_release(&mut self, descriptor: &BulkDescriptor) -> Result<(), LinkError>;
 

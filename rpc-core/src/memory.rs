@@ -107,6 +107,7 @@ impl FrameSink for MemoryLink {
             } else {
                 0
             },
+            lend_threshold_bytes: self.config.bulk_threshold_bytes,
         }
     }
 
@@ -140,6 +141,15 @@ impl FrameSink for MemoryLink {
         let message = Bytes::from(std::mem::take(&mut self.bulk));
         lock(&self.out).bulks.insert(self.next_bulk, message);
         BulkDescriptor::new(&self.next_bulk.to_le_bytes()).expect("eight bytes fit")
+    }
+
+    fn bulk_lend(&mut self, body: &Bytes) -> Result<Option<BulkDescriptor>, LinkError> {
+        if lock(&self.out).bulks.len() >= MAX_BULKS {
+            return Ok(None);
+        }
+        self.next_bulk += 1;
+        lock(&self.out).bulks.insert(self.next_bulk, body.clone());
+        Ok(BulkDescriptor::new(&self.next_bulk.to_le_bytes()))
     }
 
     fn bulk_release(&mut self, descriptor: &BulkDescriptor) -> Result<(), LinkError> {

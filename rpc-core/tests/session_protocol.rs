@@ -8,6 +8,7 @@ use bytes::Bytes;
 use rdma_rpc_core::Code;
 use rdma_rpc_core::link::{BulkDescriptor, FrameSink, LinkError, LinkLimits};
 use rdma_rpc_core::metadata::{MAX_METADATA_BYTES, MAX_METADATA_ENTRIES, MetadataMap};
+use rdma_rpc_core::parts::Parts;
 use rdma_rpc_core::session::{
     Encode, Event, FrameRef, NewStream, Opened, Role, Session, SessionConfig, StreamId,
 };
@@ -110,6 +111,7 @@ const LIMITS: LinkLimits = LinkLimits {
     max_frame_bytes: 4096,
     bulk_threshold_bytes: Some(100_000),
     max_bulk_bytes: 1 << 20,
+    lend_threshold_bytes: Some(200_000),
 };
 
 impl FrameSink for Capture {
@@ -133,6 +135,10 @@ impl FrameSink for Capture {
 
     fn bulk_commit(&mut self) -> BulkDescriptor {
         BulkDescriptor::new(&[1, 2, 3, 4, 5, 6, 7, 8]).unwrap()
+    }
+
+    fn bulk_lend(&mut self, _: &Bytes) -> Result<Option<BulkDescriptor>, LinkError> {
+        Ok(BulkDescriptor::new(&[8, 7, 6, 5, 4, 3, 2, 1]))
     }
 
     fn bulk_release(&mut self, _: &BulkDescriptor) -> Result<(), LinkError> {
@@ -223,6 +229,10 @@ impl Talk {
         let bytes = if len == 3 { Bytes::from_static(b"abc") } else { vec![0; len].into() };
         self.client.send_message(&mut self.client_out, id, &bytes, false).unwrap();
     }
+
+    fn client_sends_parts(&mut self, id: StreamId, parts: &Parts) {
+        self.client.send_message(&mut self.client_out, id, parts, false).unwrap();
+    }
 }
 
 /// Every vector of the page, made by sessions that talk to each other.
@@ -252,9 +262,12 @@ fn talk() -> Talk {
     talk.server_says("headers");
     talk.client_sends(id, 150_000);
     talk.client_says("bulk");
+    let (head, body, tail) = (Bytes::from("ab"), Bytes::from(vec![0; 250_000]), Bytes::from("c"));
+    talk.client_sends_parts(id, &Parts { head, body, tail });
+    talk.client_says("bulk-around");
     talk.server.bulk_done(&BulkDescriptor::new(&[1, 2, 3, 4, 5, 6, 7, 8]).unwrap());
     talk.server_says("bulk-done");
-    talk.server.consumed(stream, 35 + 5032 + 150_032);
+    talk.server.consumed(stream, 35 + 5032 + 150_032 + 250_035);
     talk.server_says("window");
     talk.client.end_messages(&mut talk.client_out, id).unwrap();
     talk.client_says("message-end");

@@ -41,6 +41,8 @@ pub struct Caps {
     pub inline_bytes: u32,
     /// READs this queue pair may have in flight.
     pub reads_in_flight: u32,
+    /// Whether [`QueuePair::lend`] works here, and the peer can READ what it lends.
+    pub lends: bool,
 }
 
 /// The most work requests of one list.

@@ -63,7 +63,7 @@ async fn prove_link(client: Confirmed, server: Confirmed) {
     let mut a = client.into_link(&TcpLinkOptions::default());
     let mut b = server.into_link(&TcpLinkOptions::default());
     for _ in 0..2 {
-        assert!(a.send_owned(b"he", &bytes::Bytes::from_static(b"llo")).unwrap());
+        assert!(a.send_owned([b"h", b"e"], &bytes::Bytes::from_static(b"ll"), b"o").unwrap());
         a.flush().unwrap();
         std::future::poll_fn(|cx| b.poll_ready(cx)).await.unwrap();
         let Some(Received::Frame(frame)) = b.receive().unwrap() else { panic!("no frame") };

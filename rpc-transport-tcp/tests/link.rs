@@ -71,7 +71,14 @@ fn try_send(link: &mut TcpLink, number: usize, plan: Plan) -> Result<bool, LinkE
 fn try_send_bytes(link: &mut TcpLink, bytes: &Bytes, plan: Plan) -> Result<bool, LinkError> {
     if plan.owned {
         let head = plan.len.min(13);
-        return link.send_owned(&bytes[..head], &bytes.slice(head..));
+        // Every other one with something after the body.
+        let tail = plan.len.saturating_sub(plan.len % 2 * 7).max(head);
+        let body = bytes.slice(head..tail);
+        return link.send_owned(
+            [&bytes[..head / 2], &bytes[head / 2..head]],
+            &body,
+            &bytes[tail..],
+        );
     }
     match link.reserve(plan.len)? {
         None => Ok(false),

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::cell::{Body, Cell, End};
+use super::cell::{Around, Body, Cell, End};
 use super::job::OwnedOpen;
 use super::owner::{Arrival, Arrived};
 use super::pulls::Pulls;
@@ -179,12 +179,12 @@ impl Calls {
                     return Applied::Thrown(stream, position);
                 }
             }
-            Event::Bulk { stream, descriptor, len, position, end } => {
+            Event::Bulk { stream, descriptor, head, len, tail, position, end } => {
                 let ticket = self.pulls.ticket();
                 let Some(cell) = self.cell(stream).cloned() else {
                     return Applied::NotWanted(descriptor, stream, position);
                 };
-                let wanted = cell.put_pulling(ticket, position);
+                let wanted = cell.put_pulling(ticket, position, Around::new(head, tail));
                 if end && role == Role::Server {
                     cell.put_end(End::Ok(MetadataMap::new()));
                 }

@@ -11,6 +11,7 @@ use std::task::{Context, Poll, Waker, ready};
 use bytes::Bytes;
 
 use crate::metadata::MetadataMap;
+use crate::parts::Parts;
 use crate::session::{Payload, StreamId};
 use crate::status::{Code, Status};
 
@@ -24,6 +25,32 @@ pub(crate) enum Body {
     Inline(u8, [u8; INLINE_BYTES]),
     /// Long ones in memory of their own, which prost's `bytes` fields then share.
     Shared(Bytes),
+    /// Those that were pulled and whose ends came by another way.
+    Split(Box<Parts>),
+}
+
+/// What came of a message with the word that it can be pulled.
+#[derive(Debug)]
+pub(crate) struct Around(Option<Box<Parts>>);
+
+impl Around {
+    pub(crate) fn new(head: &[u8], tail: &[u8]) -> Around {
+        if head.is_empty() && tail.is_empty() {
+            return Around(None);
+        }
+        let [head, tail] = [head, tail].map(Bytes::copy_from_slice);
+        Around(Some(Box::new(Parts { head, body: Bytes::new(), tail })))
+    }
+
+    fn complete(&mut self, body: Bytes) -> Body {
+        match self.0.take() {
+            None => Body::new(Payload::Owned(body)),
+            Some(mut parts) => {
+                parts.body = body;
+                Body::Split(parts)
+            }
+        }
+    }
 }
 
 impl Body {
@@ -40,7 +67,8 @@ impl Body {
     pub(crate) fn decode<M: prost::Message + Default>(&self) -> Result<M, prost::DecodeError> {
         match self {
             Body::Inline(len, bytes) => M::decode(&bytes[..usize::from(*len)]),
-            Body::Shared(bytes) => M::decode(bytes.clone()),
+            Body::Shared(bytes) => M::decode(Parts::from(bytes.clone())),
+            Body::Split(parts) => M::decode(Parts::clone(parts)),
         }
     }
 
@@ -48,6 +76,7 @@ impl Body {
         match self {
             Body::Inline(len, _) => usize::from(*len),
             Body::Shared(bytes) => bytes.len(),
+            Body::Split(parts) => parts.len(),
         }
     }
 }
@@ -63,6 +92,7 @@ enum Item {
     Pulling {
         ticket: u64,
         position: u64,
+        around: Around,
     },
 }
 
@@ -200,22 +230,23 @@ impl Cell {
     }
 
     /// A place in the order for a message that is being pulled. `false`: nobody wants it.
-    pub(crate) fn put_pulling(&self, ticket: u64, position: u64) -> bool {
+    pub(crate) fn put_pulling(&self, ticket: u64, position: u64, around: Around) -> bool {
         let mut state = self.lock();
         if state.discarding || state.abandoned {
             return false;
         }
-        state.inbox.push_back(Item::Pulling { ticket, position });
+        state.inbox.push_back(Item::Pulling { ticket, position, around });
         true
     }
 
     pub(crate) fn pulled(&self, ticket: u64, message: Bytes) {
         let mut state = self.lock();
         for item in state.inbox.iter_mut() {
-            if let Item::Pulling { ticket: theirs, position } = *item
-                && theirs == ticket
+            if let Item::Pulling { ticket: theirs, position, around } = item
+                && *theirs == ticket
             {
-                *item = Item::Message { body: Body::new(Payload::Owned(message)), position };
+                let (body, position) = (around.complete(message), *position);
+                *item = Item::Message { body, position };
                 wake(state, true, false);
                 return;
             }
@@ -536,6 +567,7 @@ mod tests {
                 Poll::Ready(Next::Message(body, _)) => match body {
                     Body::Inline(_, bytes) => read.push(bytes[0]),
                     Body::Shared(bytes) => read.push(bytes[0]),
+                    Body::Split(parts) => read.push(parts.head[0]),
                 },
                 Poll::Ready(Next::End) => return (read, Some(Code::Ok)),
                 Poll::Ready(Next::Failed(status)) => return (read, Some(status.code())),
@@ -547,7 +579,7 @@ mod tests {
     fn one_pull_of_three() -> Cell {
         let cell = Cell::default();
         cell.put_message(body(1), 1);
-        assert!(cell.put_pulling(7, 2));
+        assert!(cell.put_pulling(7, 2, Around::new(&[], &[])));
         cell.put_message(body(3), 3);
         cell
     }

@@ -369,7 +369,7 @@ impl<L: Link> Conn for Connection<L> {
             |owner| owner.send(id, cell, message, end).map(|sent| writable = sent),
             || {
                 cell.block_writer();
-                Job::Send { id, cell: Arc::clone(cell), message: message.to_bytes(), end }
+                Job::Send { id, cell: Arc::clone(cell), message: message.to_parts(), end }
             },
         );
         writable
@@ -407,7 +407,7 @@ impl<L: Link> Conn for Connection<L> {
             },
             || {
                 let (metadata, trailers) = blocks.take();
-                Job::Respond { id, metadata, trailers, message: message.to_bytes() }
+                Job::Respond { id, metadata, trailers, message: message.to_parts() }
             },
         );
     }

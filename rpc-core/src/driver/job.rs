@@ -5,10 +5,9 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-
 use super::cell::Cell;
 use crate::metadata::MetadataMap;
+use crate::parts::Parts;
 use crate::session::{Encode, NewStream, StreamId};
 use crate::status::Status;
 
@@ -19,7 +18,7 @@ pub(super) struct OwnedOpen {
     pub(super) path: Box<str>,
     pub(super) metadata: MetadataMap,
     pub(super) timeout: Option<(Duration, Instant)>,
-    pub(super) message: Option<Bytes>,
+    pub(super) message: Option<Parts>,
     pub(super) end: bool,
     pub(super) max_message_bytes: usize,
 }
@@ -31,7 +30,7 @@ impl OwnedOpen {
             path: request.path.into(),
             metadata: request.metadata.clone(),
             timeout: request.timeout,
-            message: request.message.map(|message| message.to_bytes()),
+            message: request.message.map(|message| message.to_parts()),
             end: request.end,
             max_message_bytes: request.max_message_bytes,
         }
@@ -65,7 +64,7 @@ pub(super) enum Job {
     Send {
         id: StreamId,
         cell: Arc<Cell>,
-        message: Bytes,
+        message: Parts,
         end: bool,
     },
     EndMessages {
@@ -79,7 +78,7 @@ pub(super) enum Job {
         id: StreamId,
         metadata: MetadataMap,
         trailers: MetadataMap,
-        message: Bytes,
+        message: Parts,
     },
     Finish {
         id: StreamId,

@@ -139,7 +139,7 @@ fn a_message_left_to_a_dead_owner_does_not_block_its_sender() {
     let id = cell.id().unwrap();
     cell.block_writer();
     owner.fail(Failure::Link(LinkError::io("gone")));
-    owner.run_job(Job::Send { id, cell: Arc::clone(&cell), message, end: false });
+    owner.run_job(Job::Send { id, cell: Arc::clone(&cell), message: message.into(), end: false });
     let poll = cell.poll_writable(&mut Context::from_waker(Waker::noop()));
     assert_eq!(poll, Poll::Ready(false));
     assert_eq!(failure(&cell), (Code::Unavailable, RequestSeen::MayHaveRun));

@@ -42,6 +42,24 @@ pub(super) fn write_request_head(
     write_block(request.metadata, &mut into[at..at + metadata_len]);
 }
 
+/// The head of a RESPONSE: `into` is as long as it is.
+pub(super) fn write_response_head(
+    into: &mut [u8],
+    slot: u32,
+    metadata: &MetadataMap,
+    trailers: &MetadataMap,
+) {
+    let metadata_len = metadata.encoded_len();
+    let trailers_len = into.len() - HEADER_BYTES - metadata_len;
+    let header =
+        Header::new(Kind::Response, slot + 1).numbers(metadata_len as u32, trailers_len as u32);
+    let (head, blocks) = into.split_at_mut(HEADER_BYTES);
+    head.copy_from_slice(&header.to_bytes());
+    let (first, second) = blocks.split_at_mut(metadata_len);
+    write_block(metadata, first);
+    write_block(trailers, second);
+}
+
 /// The length of a metadata block in bytes, if the map may be sent at all.
 pub(super) fn block_len(metadata: &MetadataMap) -> Option<usize> {
     metadata.checked_encoded_len().ok()
@@ -53,10 +71,14 @@ pub(super) fn write_block(metadata: &MetadataMap, into: &mut [u8]) {
     }
 }
 
-pub(super) fn bulk_frame(slot: u32, len: usize, end: bool, descriptor: &[u8]) -> Box<[u8]> {
+/// `body` is the descriptor, and what comes before and after the bytes to pull.
+pub(super) fn bulk_frame(slot: u32, len: usize, end: bool, body: [&[u8]; 3]) -> Box<[u8]> {
     let flags = flag::MESSAGE | if end { flag::END } else { 0 };
-    let header = Header::new(Kind::Bulk, slot + 1).flags(flags).numbers(0, len as u32);
-    frame(header, &[descriptor])
+    let header = Header::new(Kind::Bulk, slot + 1)
+        .flags(flags)
+        .code(body[0].len() as u16)
+        .numbers(body[1].len() as u32, len as u32);
+    frame(header, &body)
 }
 
 /// TRAILERS that fit a frame. A text is cut; details and metadata that do not fit are left out,

@@ -104,8 +104,12 @@ pub enum Event<'a> {
         stream: StreamId,
         /// Where it waits.
         descriptor: BulkDescriptor,
-        /// Its length in bytes.
+        /// The message's first bytes, which came with the frame.
+        head: &'a [u8],
+        /// The bytes to pull.
         len: usize,
+        /// Its last bytes.
+        tail: &'a [u8],
         /// Where the stream stands after it.
         position: u64,
         /// The peer will send no more messages.

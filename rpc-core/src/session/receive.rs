@@ -247,8 +247,15 @@ impl Session {
     }
 
     fn on_bulk<'a>(&mut self, header: Header, body: &'a [u8]) -> Result<Event<'a>, WireError> {
-        let descriptor = descriptor(body)?;
+        let short = "the frame ends inside its descriptor";
+        let (place, around) = split(body, usize::from(header.code), HEADER_BYTES, short)?;
+        let descriptor = descriptor(place)?;
+        let short = "the frame ends before the first bytes of the message do";
+        let (head, tail) = split(around, header.a as usize, HEADER_BYTES + place.len(), short)?;
         let len = header.b as usize;
+        let Some(pulled) = len.checked_sub(around.len()) else {
+            return Err(WireError::new(12, "the frame holds more than the message's length"));
+        };
         if self.bulks_owed >= MAX_UNANSWERED_BULKS {
             return Err(WireError::new(0, "more BULKs than may be unanswered"));
         }
@@ -282,7 +289,7 @@ impl Session {
         let position = slot.receive_position;
         self.buffered_bytes += cost;
         let end = self.note_end(stream.slot, header)?;
-        Ok(Event::Bulk { stream, descriptor, len, position, end })
+        Ok(Event::Bulk { stream, descriptor, head, len: pulled, tail, position, end })
     }
 
     fn on_headers<'a>(&mut self, header: Header, body: &'a [u8]) -> Result<Event<'a>, WireError> {

@@ -12,13 +12,15 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 
 use super::compose::{
-    block_len, bulk_frame, request_extra_len, trailers_frame, write_block, write_request_head,
+    block_len, bulk_frame, request_extra_len, trailers_frame, write_request_head,
+    write_response_head,
 };
 use super::control::{Control, frame, put};
 use super::stream::{PendingMessage, Stream};
 use super::{RESOURCE_EXHAUSTED, Role, Session, StreamId};
 use crate::link::{FrameSink, LinkError};
 use crate::metadata::{MAX_METADATA_BYTES, MetadataMap};
+use crate::parts::Parts;
 use crate::wire::{
     HEADER_BYTES, Header, Kind, MAX_METHODS, MAX_UNANSWERED_BULKS, MESSAGE_OVERHEAD_BYTES, flag,
 };
@@ -31,11 +33,35 @@ pub trait Encode: Sync {
     /// Fills `into`, which is exactly [`Encode::encoded_len`] bytes long.
     fn encode(&self, into: &mut [u8]);
 
-    /// The message as bytes of its own.
-    fn to_bytes(&self) -> Bytes {
+    /// The message in memory it shares or that is its own.
+    fn to_parts(&self) -> Parts {
         let mut bytes = BytesMut::zeroed(self.encoded_len());
         self.encode(&mut bytes);
-        bytes.freeze()
+        bytes.freeze().into()
+    }
+
+    /// The message with a body of at least `at_least` bytes that need not be copied, and at most
+    /// some 1000 bytes around it; `None`: it has none.
+    fn lend(&self, _at_least: usize) -> Option<Parts> {
+        None
+    }
+}
+
+impl Encode for Parts {
+    fn encoded_len(&self) -> usize {
+        self.len()
+    }
+
+    fn encode(&self, into: &mut [u8]) {
+        self.copy_to(into);
+    }
+
+    fn to_parts(&self) -> Parts {
+        self.clone()
+    }
+
+    fn lend(&self, at_least: usize) -> Option<Parts> {
+        (self.body.len() >= at_least).then(|| self.clone())
     }
 }
 
@@ -48,8 +74,12 @@ impl Encode for Bytes {
         into.copy_from_slice(self);
     }
 
-    fn to_bytes(&self) -> Bytes {
-        self.clone()
+    fn to_parts(&self) -> Parts {
+        self.clone().into()
+    }
+
+    fn lend(&self, at_least: usize) -> Option<Parts> {
+        (self.len() >= at_least).then(|| self.to_parts())
     }
 }
 
@@ -132,7 +162,7 @@ impl Session {
         // A message's own code may panic: nothing has changed before it is encoded.
         let sent = self.send_request(sink, slot, method, request)?;
         let unsent = match request.message {
-            Some(message) if !sent => Some(message.to_bytes()),
+            Some(message) if !sent => Some(message.to_parts()),
             _ => None,
         };
         if self.free.pop().is_none() {
@@ -178,6 +208,11 @@ impl Session {
         if len > self.link.max_frame_bytes {
             return Ok(false);
         }
+        if let Some(parts) = request.message.and_then(|message| self.lent(message, message_len)) {
+            let mut head = vec![0; head_len];
+            write_request_head(&mut head, slot, method, request, true, message_len);
+            return sink.send_owned([&head, &parts.head], &parts.body, &parts.tail);
+        }
         let Some(room) = sink.reserve(len)? else { return Ok(false) };
         let (head, body) = room.split_at_mut(head_len);
         write_request_head(head, slot, method, request, request.message.is_some(), message_len);
@@ -193,7 +228,7 @@ impl Session {
         slot: u32,
         method: u16,
         request: &NewStream<'_>,
-        message: Option<Bytes>,
+        message: Option<Parts>,
     ) {
         let mut head = vec![0; HEADER_BYTES + request_extra_len(request)];
         let only_head = NewStream { end: request.end && message.is_none(), ..*request };
@@ -202,7 +237,7 @@ impl Session {
         stream.send_closed = request.end;
         let queue = stream.queue_mut();
         queue.head = Some(head.into());
-        queue.message = message.map(|bytes| PendingMessage { bytes, sent: 0, end: request.end });
+        queue.message = message.map(|parts| PendingMessage { parts, sent: 0, end: request.end });
         self.serve_soon(slot);
     }
 
@@ -229,7 +264,7 @@ impl Session {
         if straight && self.send_whole_message(sink, id.slot, message, end)? {
             return Ok(Sending::Sent);
         }
-        let pending = PendingMessage { bytes: message.to_bytes(), sent: 0, end };
+        let pending = PendingMessage { parts: message.to_parts(), sent: 0, end };
         self.streams[id.slot()].queue_mut().message = Some(pending);
         self.serve_soon(id.slot);
         self.transmit(sink)?;
@@ -257,42 +292,65 @@ impl Session {
             if !self.without_buffer.is_empty() {
                 return Ok(false);
             }
-            return self.send_bulk(sink, slot, len, end, |room| message.encode(room));
+            let parts = self.lent(message, len);
+            return self.send_bulk(sink, slot, parts.as_ref(), message, end);
         }
         if HEADER_BYTES + len > self.link.max_frame_bytes {
             return Ok(false);
         }
-        let Some(room) = sink.reserve(HEADER_BYTES + len)? else { return Ok(false) };
         let flags = flag::MESSAGE | if end { flag::END } else { 0 };
         let header = Header::new(Kind::Message, slot + 1).flags(flags).numbers(0, len as u32);
-        let (head, body) = room.split_at_mut(HEADER_BYTES);
-        head.copy_from_slice(&header.to_bytes());
-        message.encode(body);
-        sink.commit();
+        if let Some(parts) = self.lent(message, len) {
+            let head = [&header.to_bytes()[..], &parts.head];
+            if !sink.send_owned(head, &parts.body, &parts.tail)? {
+                return Ok(false);
+            }
+        } else {
+            let Some(room) = sink.reserve(HEADER_BYTES + len)? else { return Ok(false) };
+            let (head, body) = room.split_at_mut(HEADER_BYTES);
+            head.copy_from_slice(&header.to_bytes());
+            message.encode(body);
+            sink.commit();
+        }
         self.streams[slot as usize].send_position += len as u64 + MESSAGE_OVERHEAD_BYTES;
         Ok(true)
     }
 
-    /// Puts a message where the peer can pull it and sends the BULK frame. `false`: no buffer.
-    /// With a buffer but no room for the frame, the frame waits with the control frames.
+    /// The message with a part that the link can send from where it lies, if both are so.
+    pub(super) fn lent(&self, message: &dyn Encode, len: usize) -> Option<Parts> {
+        let at_least = self.link.lend_threshold_bytes?;
+        if len < at_least { None } else { message.lend(at_least) }
+    }
+
+    /// Puts a message where the peer can pull it, or leaves the body of `parts` where it is for
+    /// that, and sends the BULK frame. `false`: no buffer. With a buffer but no room for the
+    /// frame, the frame waits with the control frames.
     pub(super) fn send_bulk<S: FrameSink>(
         &mut self,
         sink: &mut S,
         slot: u32,
-        len: usize,
+        parts: Option<&Parts>,
+        message: &dyn Encode,
         end: bool,
-        fill: impl FnOnce(&mut [u8]),
     ) -> Result<bool, LinkError> {
         if self.bulks_out >= MAX_UNANSWERED_BULKS {
             return Ok(false);
         }
-        let Some(buffer) = sink.bulk_reserve(len)? else { return Ok(false) };
-        fill(buffer);
-        let descriptor = sink.bulk_commit();
+        let len = message.encoded_len();
+        let lent = match parts {
+            Some(parts) => sink.bulk_lend(&parts.body)?.map(|descriptor| (descriptor, parts)),
+            None => None,
+        };
+        let bytes = if let Some((descriptor, parts)) = lent {
+            bulk_frame(slot, len, end, [descriptor.as_bytes(), &parts.head, &parts.tail])
+        } else {
+            let Some(buffer) = sink.bulk_reserve(len)? else { return Ok(false) };
+            message.encode(buffer);
+            bulk_frame(slot, len, end, [sink.bulk_commit().as_bytes(), &[], &[]])
+        };
         self.bulks_out += 1;
         let stream = &mut self.streams[slot as usize];
         stream.send_position += len as u64 + MESSAGE_OVERHEAD_BYTES;
-        let bytes = bulk_frame(slot, len, end, descriptor.as_bytes());
         if !put(sink, &bytes)? {
             // A frame of control data is as good as any: it goes before whatever this stream
             // sends next, because a stream with no queue is only used when control is empty.
@@ -377,18 +435,24 @@ impl Session {
             && block_len(metadata).is_some()
             && block_len(trailers).is_some()
             && frame_len <= self.link.max_frame_bytes;
-        if straight && let Some(room) = sink.reserve(frame_len)? {
-            let header = Header::new(Kind::Response, id.wire())
-                .numbers(metadata_len as u32, trailers_len as u32);
-            room[..HEADER_BYTES].copy_from_slice(&header.to_bytes());
-            let (blocks, body) = room[HEADER_BYTES..].split_at_mut(metadata_len + trailers_len);
-            let (first, second) = blocks.split_at_mut(metadata_len);
-            write_block(metadata, first);
-            write_block(trailers, second);
-            message.encode(body);
-            sink.commit();
-            self.close(id.slot);
-            return Ok(());
+        if straight {
+            let sent = if let Some(parts) = self.lent(message, len) {
+                let mut head = vec![0; frame_len - len];
+                write_response_head(&mut head, id.slot, metadata, trailers);
+                sink.send_owned([&head, &parts.head], &parts.body, &parts.tail)?
+            } else if let Some(room) = sink.reserve(frame_len)? {
+                let (head, body) = room.split_at_mut(frame_len - len);
+                write_response_head(head, id.slot, metadata, trailers);
+                message.encode(body);
+                sink.commit();
+                true
+            } else {
+                false
+            };
+            if sent {
+                self.close(id.slot);
+                return Ok(());
+            }
         }
         if metadata_len > 0
             && let Some(bytes) = self.send_headers(sink, id, metadata)?

@@ -85,7 +85,7 @@ impl Session {
     fn wants_buffer(&self, slot: u32) -> bool {
         let Some(queue) = &self.streams[slot as usize].queue else { return false };
         let message = queue.message.as_ref().filter(|_| queue.head.is_none());
-        message.is_some_and(|message| self.is_bulk(message.bytes.len()))
+        message.is_some_and(|message| self.is_bulk(message.parts.len()))
     }
 
     /// One frame of one stream's queue.
@@ -133,10 +133,11 @@ impl Session {
         let Some(message) = stream.queue.as_mut().and_then(|queue| queue.message.as_mut()) else {
             return Ok(Served::Frame);
         };
-        let len = message.bytes.len();
+        let len = message.parts.len();
         if bulk {
-            let (bytes, end) = (message.bytes.clone(), message.end);
-            if !self.send_bulk(sink, slot, len, end, |room| room.copy_from_slice(&bytes))? {
+            let (parts, end) = (message.parts.clone(), message.end);
+            let lent = self.lent(&parts, len);
+            if !self.send_bulk(sink, slot, lent.as_ref(), &parts, end)? {
                 return Ok(Served::NoBuffer);
             }
         } else {
@@ -150,8 +151,8 @@ impl Session {
                 flags |= flag::END;
             }
             let header = Header::new(Kind::Message, slot + 1).flags(flags).numbers(0, len as u32);
-            let body = message.bytes.slice(message.sent..message.sent + piece);
-            if !sink.send_owned(&header.to_bytes(), &body)? {
+            let (head, body, tail) = message.parts.piece(message.sent, piece);
+            if !sink.send_owned([&header.to_bytes(), head], &body, tail)? {
                 return Ok(Served::NoRoom);
             }
             message.sent += piece;

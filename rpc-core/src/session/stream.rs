@@ -6,7 +6,9 @@
 //! or one bulk message at most. Positions only grow, so an update that comes late or twice does
 //! no harm.
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
+
+use crate::parts::Parts;
 
 /// Where a stream is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -87,7 +89,7 @@ impl SendQueue {
 /// A message that is going out piece by piece.
 #[derive(Debug)]
 pub(super) struct PendingMessage {
-    pub(super) bytes: Bytes,
+    pub(super) parts: Parts,
     pub(super) sent: usize,
     pub(super) end: bool,
 }

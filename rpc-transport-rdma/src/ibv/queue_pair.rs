@@ -108,6 +108,7 @@ impl IbvQueuePair {
                 write_with_imm,
                 inline_bytes: depths.inline_bytes,
                 reads_in_flight,
+                lends: false,
             },
             connection: None,
             qp: Some(qp),

@@ -1,8 +1,11 @@
-//! Bulk messages waiting to be pulled by the peer: a bounded pool of registered buffers.
+//! Bulk messages waiting to be pulled by the peer: a bounded pool of registered buffers, and
+//! memory of the program that is lent where the device can do that.
 //!
-//! A buffer is busy from `reserve` until the peer says it is done with it. No work request of
+//! A buffer is busy from `reserve`, memory is lent from `lend`, until the peer says it is done with
+//! it. No work request of
 //! ours ever touches one; the peer's READs do, and they are over when it says so.
 
+use bytes::Bytes;
 use rdma_rpc_core::link::{BulkDescriptor, LinkError, MAX_BULK_DESCRIPTOR_BYTES};
 
 use super::config::PoolLimits;
@@ -62,9 +65,27 @@ impl Described {
 /// A buffer and what it is doing.
 #[derive(Debug)]
 struct Buffer<R> {
-    region: R,
+    memory: Memory<R>,
     generation: u64,
     state: State,
+}
+
+#[derive(Debug)]
+enum Memory<R> {
+    /// Ours, to be used again.
+    Registered(R),
+    /// The program's, kept by the device. Always busy.
+    Lent(RemoteAddr),
+}
+
+impl<R: Region> Buffer<R> {
+    /// The bytes it has of the pool's; what is lent is not the pool's.
+    fn registered_bytes(&self) -> usize {
+        match &self.memory {
+            Memory::Registered(region) => region.len(),
+            Memory::Lent(_) => 0,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,6 +105,7 @@ pub(super) struct BulkSendPool<R> {
     buffers: Vec<Option<Buffer<R>>>,
     registered_bytes: usize,
     idle_bytes: usize,
+    lent_bytes: usize,
     next_generation: u64,
     filling: Option<usize>,
 }
@@ -95,6 +117,7 @@ impl<R: Region> BulkSendPool<R> {
             buffers: Vec::new(),
             registered_bytes: 0,
             idle_bytes: 0,
+            lent_bytes: 0,
             next_generation: 1,
             filling: None,
         }
@@ -113,13 +136,13 @@ impl<R: Region> BulkSendPool<R> {
         let (mut idle_buffers, mut reusable) = (0, false);
         for buffer in idle {
             idle_buffers += 1;
-            reusable |= fits(buffer.region.len(), len);
+            reusable |= fits(buffer.registered_bytes(), len);
         }
         let in_use = self.buffers.iter().flatten().count() - idle_buffers;
         let busy_bytes = self.registered_bytes - self.idle_bytes;
         reusable
             || (in_use < self.limits.max_buffers
-                && busy_bytes + class_bytes(len) <= self.limits.max_bytes)
+                && busy_bytes + self.lent_bytes + class_bytes(len) <= self.limits.max_bytes)
     }
 
     /// Makes a buffer of `len` bytes ready to be filled, if there is room. The one reserved before
@@ -138,7 +161,7 @@ impl<R: Region> BulkSendPool<R> {
         };
         let Some(Some(buffer)) = self.buffers.get_mut(number) else { return Ok(false) };
         buffer.state = State::Filling(len);
-        self.idle_bytes -= buffer.region.len();
+        self.idle_bytes -= buffer.registered_bytes();
         self.filling = Some(number);
         Ok(true)
     }
@@ -146,8 +169,11 @@ impl<R: Region> BulkSendPool<R> {
     /// The buffer that is being filled.
     pub(super) fn filling(&mut self) -> Option<&mut [u8]> {
         let buffer = self.buffers.get_mut(self.filling?)?.as_mut()?;
-        let State::Filling(len) = buffer.state else { return None };
-        Some(&mut buffer.region.bytes_mut()[..len])
+        let (State::Filling(len), Memory::Registered(region)) = (buffer.state, &mut buffer.memory)
+        else {
+            return None;
+        };
+        Some(&mut region.bytes_mut()[..len])
     }
 
     /// The buffer last reserved is complete.
@@ -161,8 +187,38 @@ impl<R: Region> BulkSendPool<R> {
         BulkDescriptor::new(&describe(number, buffer, len).encode())
     }
 
-    /// The peer is done with a buffer.
-    pub(super) fn release(&mut self, descriptor: &BulkDescriptor) -> Result<(), LinkError> {
+    /// Lends the program's own memory to the peer, if the device can and not too much is out.
+    pub(super) fn lend<Q>(&mut self, queue_pair: &mut Q, bytes: &Bytes) -> Option<BulkDescriptor>
+    where
+        Q: QueuePair<Region = R>,
+    {
+        let len = bytes.len();
+        let busy = self.busy();
+        if busy >= self.limits.max_buffers
+            || self.registered_bytes - self.idle_bytes + self.lent_bytes + len
+                > self.limits.max_bytes
+        {
+            return None;
+        }
+        let at = queue_pair.lend(bytes)?;
+        let generation = self.next_generation;
+        self.next_generation += 1;
+        self.lent_bytes += len;
+        let buffer = Buffer { memory: Memory::Lent(at), generation, state: State::Busy(len) };
+        let number = self.place(buffer);
+        let buffer = self.buffers[number].as_ref()?;
+        BulkDescriptor::new(&describe(number, buffer, len).encode())
+    }
+
+    /// The peer is done with a buffer, or with what was lent.
+    pub(super) fn release<Q>(
+        &mut self,
+        queue_pair: &mut Q,
+        descriptor: &BulkDescriptor,
+    ) -> Result<(), LinkError>
+    where
+        Q: QueuePair<Region = R>,
+    {
         let said = Described::decode(descriptor)?;
         let number = said.buffer as usize;
         let buffer = self.buffers.get_mut(number).and_then(Option::as_mut);
@@ -181,9 +237,18 @@ impl<R: Region> BulkSendPool<R> {
                  stale or made up"
             )));
         }
-        buffer.state = State::Idle;
-        self.idle_bytes += buffer.region.len();
-        self.trim(number);
+        match buffer.memory {
+            Memory::Registered(ref region) => {
+                buffer.state = State::Idle;
+                self.idle_bytes += region.len();
+                self.trim(number);
+            }
+            Memory::Lent(at) => {
+                queue_pair.take_back(at);
+                self.lent_bytes -= said.len as usize;
+                self.buffers[number] = None;
+            }
+        }
         Ok(())
     }
 
@@ -192,7 +257,7 @@ impl<R: Region> BulkSendPool<R> {
             && let Some(buffer) = self.buffers[number].as_mut()
         {
             buffer.state = State::Idle;
-            self.idle_bytes += buffer.region.len();
+            self.idle_bytes += buffer.registered_bytes();
             self.trim(number);
         }
     }
@@ -206,8 +271,8 @@ impl<R: Region> BulkSendPool<R> {
 
     fn drop_buffer(&mut self, number: usize) {
         if let Some(buffer) = self.buffers[number].take() {
-            self.idle_bytes -= buffer.region.len();
-            self.registered_bytes -= buffer.region.len();
+            self.idle_bytes -= buffer.registered_bytes();
+            self.registered_bytes -= buffer.registered_bytes();
         }
     }
 
@@ -225,7 +290,7 @@ impl<R: Region> BulkSendPool<R> {
     fn best_idle(&self, len: usize) -> Option<usize> {
         let idle = self.buffers.iter().enumerate().filter_map(|(number, buffer)| {
             let buffer = buffer.as_ref()?;
-            let bytes = buffer.region.len();
+            let bytes = buffer.registered_bytes();
             (buffer.state == State::Idle && fits(bytes, len)).then_some((bytes, number))
         });
         idle.min().map(|(_, number)| number)
@@ -238,7 +303,7 @@ impl<R: Region> BulkSendPool<R> {
     {
         let bytes = class_bytes(len);
         let too_much = |pool: &Self| {
-            pool.registered_bytes + bytes > pool.limits.max_bytes
+            pool.registered_bytes + pool.lent_bytes + bytes > pool.limits.max_bytes
                 || pool.buffers.iter().flatten().count() >= pool.limits.max_buffers
         };
         // `has_room` has said that idle ones suffice.
@@ -251,26 +316,34 @@ impl<R: Region> BulkSendPool<R> {
             }
         };
         let bytes = region.len();
-        let buffer = Some(Buffer { region, generation: 0, state: State::Idle });
-        let number = match self.buffers.iter().position(Option::is_none) {
-            Some(number) => {
-                self.buffers[number] = buffer;
-                number
-            }
-            None => {
-                self.buffers.push(buffer);
-                self.buffers.len() - 1
-            }
-        };
+        let memory = Memory::Registered(region);
+        let number = self.place(Buffer { memory, generation: 0, state: State::Idle });
         self.registered_bytes += bytes;
         self.idle_bytes += bytes;
         Ok(number)
+    }
+
+    /// A number for a buffer.
+    fn place(&mut self, buffer: Buffer<R>) -> usize {
+        match self.buffers.iter().position(Option::is_none) {
+            Some(number) => {
+                self.buffers[number] = Some(buffer);
+                number
+            }
+            None => {
+                self.buffers.push(Some(buffer));
+                self.buffers.len() - 1
+            }
+        }
     }
 }
 
 fn describe<R: Region>(number: usize, buffer: &Buffer<R>, len: usize) -> Described {
     Described {
-        at: buffer.region.remote(),
+        at: match &buffer.memory {
+            Memory::Registered(region) => region.remote(),
+            Memory::Lent(at) => *at,
+        },
         len: len as u64,
         buffer: number as u32,
         generation: buffer.generation,
@@ -315,14 +388,14 @@ mod tests {
         let first = send(&mut pool, &mut queue_pair, 32 * 1024).unwrap();
         let second = send(&mut pool, &mut queue_pair, 32 * 1024).unwrap();
         assert!(send(&mut pool, &mut queue_pair, 1).is_none(), "no bytes left");
-        pool.release(&first).unwrap();
+        pool.release(&mut queue_pair, &first).unwrap();
         // The idle buffer is too long for a short message, and makes room for a fitting one.
         for _ in 0..2 {
             send(&mut pool, &mut queue_pair, 100).unwrap();
         }
         assert_eq!(pool.registered_bytes, 32 * 1024 + 2 * 4096);
         assert!(send(&mut pool, &mut queue_pair, 100).is_none(), "three buffers");
-        pool.release(&second).unwrap();
+        pool.release(&mut queue_pair, &second).unwrap();
         assert_eq!(pool.busy(), 2);
     }
 
@@ -335,11 +408,11 @@ mod tests {
             let descriptor = send(&mut pool, &mut queue_pair, 10_000).unwrap();
             let described = Described::decode(&descriptor).unwrap();
             seen.insert((described.at.addr, described.at.rkey));
-            pool.release(&descriptor).unwrap();
+            pool.release(&mut queue_pair, &descriptor).unwrap();
         }
         assert_eq!(seen.len(), 1, "one registration serves all");
         let long = send(&mut pool, &mut queue_pair, 100_000).unwrap();
-        pool.release(&long).unwrap();
+        pool.release(&mut queue_pair, &long).unwrap();
         assert_eq!(pool.registered_bytes, 10_240, "more than may lie idle is given back");
         assert_eq!(pool.idle_bytes, 10_240);
     }
@@ -354,5 +427,22 @@ mod tests {
         assert!(pool.commit().is_some());
         assert!(pool.commit().is_none());
         assert!(!pool.prepare(&mut queue_pair, 1).unwrap());
+    }
+
+    #[test]
+    fn what_is_lent_is_bounded_and_goes_back_to_the_program() {
+        let mut queue_pair = queue_pair();
+        let mut pool = pool(64 * 1024, 64 * 1024, 3);
+        let bytes = Bytes::from(vec![7; 30_000]);
+        let first = pool.lend(&mut queue_pair, &bytes).unwrap();
+        let second = pool.lend(&mut queue_pair, &bytes).unwrap();
+        assert_ne!(first, second);
+        assert!(pool.lend(&mut queue_pair, &bytes).is_none(), "too many bytes");
+        assert!(!pool.prepare(&mut queue_pair, 10_000).unwrap(), "a copy is no way around it");
+        pool.release(&mut queue_pair, &first).unwrap();
+        assert!(pool.release(&mut queue_pair, &first).is_err(), "twice");
+        assert!(pool.prepare(&mut queue_pair, 10_000).unwrap());
+        pool.release(&mut queue_pair, &second).unwrap();
+        assert_eq!((pool.busy(), pool.lent_bytes), (0, 0));
     }
 }

@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use bytes::Bytes;
 use rdma_rpc_core::link::{
     BulkDescriptor, FrameSink, Link, LinkError, LinkErrorKind, LinkInfo, LinkLimits, Received,
 };
@@ -49,6 +50,7 @@ pub(super) struct Sender<R> {
     pub(super) max_frame_bytes: usize,
     pub(super) bulk_threshold_bytes: Option<usize>,
     pub(super) max_bulk_bytes: usize,
+    pub(super) lend_threshold_bytes: Option<usize>,
 }
 
 impl<R> Sender<R> {
@@ -227,6 +229,7 @@ impl<Q: QueuePair> FrameSink for RingLink<Q> {
             max_frame_bytes: self.sender.max_frame_bytes,
             bulk_threshold_bytes: self.sender.bulk_threshold_bytes,
             max_bulk_bytes: self.sender.max_bulk_bytes,
+            lend_threshold_bytes: self.sender.lend_threshold_bytes,
         }
     }
 
@@ -286,9 +289,17 @@ impl<Q: QueuePair> FrameSink for RingLink<Q> {
         self.bulk_out.commit().expect("bulk_commit follows a bulk_reserve that lent a buffer")
     }
 
+    fn bulk_lend(&mut self, body: &Bytes) -> Result<Option<BulkDescriptor>, LinkError> {
+        self.check_over()?;
+        if self.send_is_over() || body.len() > self.sender.max_bulk_bytes {
+            return Ok(None);
+        }
+        Ok(self.bulk_out.lend(&mut self.queue_pair, body))
+    }
+
     fn bulk_release(&mut self, descriptor: &BulkDescriptor) -> Result<(), LinkError> {
         self.check_over()?;
-        let released = self.bulk_out.release(descriptor);
+        let released = self.bulk_out.release(&mut self.queue_pair, descriptor);
         self.starved = false;
         self.ending(released)
     }

@@ -114,6 +114,7 @@ impl<Q: QueuePair> Prepared<Q> {
             max_frame_bytes: max_frame_bytes(ring_bytes),
             bulk_threshold_bytes: bulk.then_some(config.bulk_threshold_bytes),
             max_bulk_bytes: if bulk { max_bulk_bytes } else { 0 },
+            lend_threshold_bytes: (bulk && caps.lends).then_some(config.bulk_threshold_bytes),
         };
         let data_receives = self.hello.receives - CONTROL_RECEIVES;
         let receiver = Receiver {

@@ -367,6 +367,7 @@ impl QueuePair for ShmQueuePair {
             write_with_imm: true,
             inline_bytes: 0,
             reads_in_flight: self.config.reads_in_flight,
+            lends: false,
         }
     }
 

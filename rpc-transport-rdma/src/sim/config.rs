@@ -13,6 +13,8 @@ pub struct SimConfig {
     pub write_with_imm: bool,
     /// READs a queue pair may have in flight.
     pub reads_in_flight: u32,
+    /// Whether memory can be lent to the peer's READs.
+    pub lends: bool,
     /// Chance that a queue pair executes its next request.
     pub execute: u32,
     /// Chance that what arrived next takes effect in memory.
@@ -42,6 +44,7 @@ impl Default for SimConfig {
             receive_depth: 64,
             write_with_imm: true,
             reads_in_flight: 4,
+            lends: true,
             execute: 700,
             place: 700,
             complete: 700,
@@ -67,6 +70,7 @@ impl SimConfig {
             receive_depth: rng.pick(&[4, 5, 8, 16, 64]),
             write_with_imm,
             reads_in_flight: rng.pick(&[1, 2, 8]),
+            lends: rng.chance(500),
             execute: rng.pick(&speeds),
             place: rng.pick(&speeds),
             complete: rng.pick(&speeds),

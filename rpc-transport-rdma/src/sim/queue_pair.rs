@@ -5,6 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use bytes::Bytes;
 use rdma_rpc_core::upgrade::Liveness;
 
 use super::fabric::{Action, QpState, Registered, Request, Shared};
@@ -20,11 +21,13 @@ const EINVAL: i32 = 22;
 pub struct SimQueuePair {
     fabric: Arc<Shared>,
     index: usize,
+    /// Copies of what is lent.
+    lent: Vec<SimRegion>,
 }
 
 impl SimQueuePair {
     pub(super) fn new(fabric: Arc<Shared>, index: usize) -> SimQueuePair {
-        SimQueuePair { fabric, index }
+        SimQueuePair { fabric, index, lent: Vec::new() }
     }
 
     fn request(&self, request: &WorkRequest<'_, SimRegion>) -> Result<Request, VerbError> {
@@ -80,6 +83,7 @@ impl QueuePair for SimQueuePair {
             write_with_imm: config.write_with_imm,
             inline_bytes: 0,
             reads_in_flight: config.reads_in_flight,
+            lends: config.lends,
         }
     }
 
@@ -107,6 +111,22 @@ impl QueuePair for SimQueuePair {
         state.qps[self.index].regions.insert(rkey, registered);
         let at = RemoteAddr { addr: base, rkey };
         Ok(SimRegion::new(self.fabric.clone(), self.index, memory, at, len, access))
+    }
+
+    fn lend(&mut self, bytes: &Bytes) -> Option<RemoteAddr> {
+        if !self.caps().lends {
+            return None;
+        }
+        let mut region = self.register(bytes.len(), Access::RemoteRead).ok()?;
+        region.bytes_mut().copy_from_slice(bytes);
+        let at = region.remote();
+        self.lent.push(region);
+        Some(at)
+    }
+
+    fn take_back(&mut self, lent: RemoteAddr) {
+        let index = self.lent.iter().position(|region| region.remote() == lent);
+        self.lent.swap_remove(index.expect("only what was lent is taken back, once"));
     }
 
     fn post_send(&mut self, list: &[WorkRequest<'_, SimRegion>]) -> Result<(), PostError> {

@@ -416,9 +416,23 @@ impl Owner {
             }
             Some(&Message::Bulk(len)) => {
                 let len = len.min(link.limits().max_bulk_bytes);
-                let Some(buffer) = link.bulk_reserve(len)? else { return Ok(false) };
-                fill(buffer, self.side, self.sent);
-                self.described = Some((link.bulk_commit(), len));
+                // Every other one from where it lies, if that can be.
+                let lends = link.limits().lend_threshold_bytes.is_some() && self.sent % 2 == 0;
+                let lent = if lends {
+                    let mut message = vec![0; len];
+                    fill(&mut message, self.side, self.sent);
+                    link.bulk_lend(&message.into())?
+                } else {
+                    None
+                };
+                let descriptor = if let Some(lent) = lent {
+                    lent
+                } else {
+                    let Some(buffer) = link.bulk_reserve(len)? else { return Ok(false) };
+                    fill(buffer, self.side, self.sent);
+                    link.bulk_commit()
+                };
+                self.described = Some((descriptor, len));
                 self.to_send.pop_front();
                 Ok(true)
             }

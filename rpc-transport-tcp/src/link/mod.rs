@@ -56,6 +56,9 @@ const PREFIX_BYTES: usize = 4;
 /// The smallest `max_frame_bytes` the link contract allows.
 pub const MIN_MAX_FRAME_BYTES: usize = 4096;
 
+/// Stretches of messages from this many bytes on are written from where they lie.
+const LEND_THRESHOLD_BYTES: usize = 16 * 1024;
+
 /// How a link over a socket is set up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -107,7 +110,12 @@ impl TcpLink {
         let info = LinkInfo::new("tcp", socket.local_text(), socket.peer_text());
         TcpLink {
             socket: Some(socket),
-            limits: LinkLimits { max_frame_bytes, bulk_threshold_bytes: None, max_bulk_bytes: 0 },
+            limits: LinkLimits {
+                max_frame_bytes,
+                bulk_threshold_bytes: None,
+                max_bulk_bytes: 0,
+                lend_threshold_bytes: Some(LEND_THRESHOLD_BYTES),
+            },
             out: Outbound::new(options.staging_bytes.max(longest), options.max_owned_bytes),
             inbound: Inbound::new(early, max_frame_bytes),
             info,
@@ -184,9 +192,14 @@ impl FrameSink for TcpLink {
         self.out.commit();
     }
 
-    fn send_owned(&mut self, head: &[u8], body: &Bytes) -> Result<bool, LinkError> {
-        self.check_len(head.len() + body.len())?;
-        let sent = self.out.send_owned(head, body);
+    fn send_owned(
+        &mut self,
+        head: [&[u8]; 2],
+        body: &Bytes,
+        tail: &[u8],
+    ) -> Result<bool, LinkError> {
+        self.check_len(head[0].len() + head[1].len() + body.len() + tail.len())?;
+        let sent = self.out.send_owned(head, body, tail);
         self.room_wanted = !sent;
         Ok(sent)
     }

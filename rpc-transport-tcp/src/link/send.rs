@@ -128,15 +128,14 @@ impl Outbound {
         }
     }
 
-    /// One frame of `head` and `body`; `false` when there is no room.
-    pub(super) fn send_owned(&mut self, head: &[u8], body: &Bytes) -> bool {
+    /// One frame of `head`, `body` and `tail`; `false` when there is no room.
+    pub(super) fn send_owned(&mut self, head: [&[u8]; 2], body: &Bytes, tail: &[u8]) -> bool {
         self.reserved = None;
-        let len = head.len() + body.len();
+        let head_len = head[0].len() + head[1].len();
+        let len = head_len + body.len() + tail.len();
         if body.len() < LEND_BYTES {
             let Some(frame) = self.reserve(len) else { return false };
-            let (first, rest) = frame.split_at_mut(head.len());
-            first.copy_from_slice(head);
-            rest.copy_from_slice(body);
+            fill(frame, &[head[0], head[1], body, tail]);
             self.commit();
             return true;
         }
@@ -144,17 +143,22 @@ impl Outbound {
         if self.owned_bytes > 0 && self.owned_bytes + body.len() > self.max_owned_bytes {
             return false;
         }
-        if self.pieces.len() + 2 > MAX_PIECES {
+        if self.pieces.len() + 3 > MAX_PIECES {
             return false;
         }
-        let Some(start) = self.find_room(PREFIX_BYTES + head.len()) else { return false };
-        let staged = &mut self.ring[start..start + PREFIX_BYTES + head.len()];
-        staged[..PREFIX_BYTES].copy_from_slice(&(len as u32).to_le_bytes());
-        staged[PREFIX_BYTES..].copy_from_slice(head);
-        self.reserved = Some(Reserved { start, len: PREFIX_BYTES + head.len() });
+        // What is copied lies together, so that there is room for all of it or none.
+        let first = PREFIX_BYTES + head_len;
+        let Some(start) = self.find_room(first + tail.len()) else { return false };
+        let staged = &mut self.ring[start..start + first + tail.len()];
+        fill(staged, &[&(len as u32).to_le_bytes(), head[0], head[1], tail]);
+        self.reserved = Some(Reserved { start, len: first });
         self.commit();
         self.owned_bytes += body.len();
         self.pieces.push_back(Piece::Owned(body.clone()));
+        if !tail.is_empty() {
+            self.reserved = Some(Reserved { start: start + first, len: tail.len() });
+            self.commit();
+        }
         true
     }
 
@@ -266,5 +270,14 @@ impl Outbound {
             self.ring.truncate((self.ring.len() / 2).max(FIRST_STAGING_BYTES));
             self.ring.shrink_to_fit();
         }
+    }
+}
+
+/// Fills `frame` with `parts`, which are as long together.
+fn fill(mut frame: &mut [u8], parts: &[&[u8]]) {
+    for part in parts {
+        let (here, rest) = frame.split_at_mut(part.len());
+        here.copy_from_slice(part);
+        frame = rest;
     }
 }

@@ -12,7 +12,7 @@ fn opened(pair: &mut Pair) -> (StreamId, StreamId) {
 
 #[test]
 fn a_reader_that_does_not_read_stops_its_sender_after_one_window() {
-    for limits in [SMALL_FRAMES, BULK, ROOMY] {
+    for limits in [SMALL_FRAMES, BULK, ROOMY, LENDING] {
         let mut pair = Pair::settled(limits);
         pair.server.reads = false;
         let (id, at_server) = opened(&mut pair);
@@ -322,7 +322,7 @@ fn no_more_bulks_than_may_be_unanswered() {
 
 #[test]
 fn a_message_beyond_its_limit_is_refused_however_it_comes() {
-    for (limits, owned) in [(ROOMY, false), (SMALL_FRAMES, true), (BULK, false)] {
+    for (limits, owned) in [(ROOMY, false), (SMALL_FRAMES, true), (BULK, false), (LENDING, false)] {
         let mut pair = Pair::settled(limits);
         pair.server.owned = owned;
         pair.open(&unary(5001));
@@ -354,7 +354,7 @@ fn a_message_beyond_its_limit_is_refused_however_it_comes() {
 
 #[test]
 fn all_streams_together_hold_no_more_than_the_limit() {
-    for limits in [SMALL_FRAMES, BULK, ROOMY] {
+    for limits in [SMALL_FRAMES, BULK, ROOMY, LENDING] {
         let server = SessionConfig { max_buffered_bytes: 100_000, ..SessionConfig::default() };
         let mut pair = Pair::with(limits, SessionConfig::default(), server);
         pair.run();
@@ -376,7 +376,7 @@ fn all_streams_together_hold_no_more_than_the_limit() {
 
 #[test]
 fn every_step_of_a_call_survives_having_no_room() {
-    for limits in [SMALL_FRAMES, BULK, ROOMY] {
+    for limits in [SMALL_FRAMES, BULK, ROOMY, LENDING] {
         // The frame with this number finds no room at first; so does each after it.
         for step_bytes in [16, 100, 1000, 4096] {
             let mut pair = Pair::new(limits);

@@ -16,6 +16,7 @@ use super::stream::State;
 use super::*;
 use crate::link::{BulkDescriptor, FrameSink, LinkError};
 use crate::metadata::MetadataMap;
+use crate::parts::Parts;
 use crate::wire::Kind;
 
 /// Frames leave into a queue as far as the test gives room.
@@ -86,6 +87,14 @@ impl FrameSink for TestSink {
         BulkDescriptor::new(&self.next_bulk.to_le_bytes()).unwrap()
     }
 
+    fn bulk_lend(&mut self, body: &Bytes) -> Result<Option<BulkDescriptor>, LinkError> {
+        if self.bulks.len() >= self.max_bulks {
+            return Ok(None);
+        }
+        self.bulk = body.to_vec();
+        Ok(Some(self.bulk_commit()))
+    }
+
     fn bulk_release(&mut self, descriptor: &BulkDescriptor) -> Result<(), LinkError> {
         let number = u64::from_le_bytes(descriptor.as_bytes().try_into().unwrap());
         self.bulks.remove(&number).expect("released twice, or never reserved");
@@ -144,6 +153,8 @@ pub(super) enum Seen {
 pub(super) struct Waiting {
     stream: StreamId,
     descriptor: BulkDescriptor,
+    /// What came before and after what is to be pulled.
+    ends: [Vec<u8>; 2],
     len: usize,
     position: u64,
     end: bool,
@@ -200,8 +211,9 @@ impl End {
                 }
                 Seen::Message { stream, message, position, end }
             }
-            Event::Bulk { stream, descriptor, len, position, end } => {
-                self.waiting.push_back(Waiting { stream, descriptor, len, position, end });
+            Event::Bulk { stream, descriptor, head, len, tail, position, end } => {
+                let ends = [head, tail].map(<[u8]>::to_vec);
+                self.waiting.push_back(Waiting { stream, descriptor, ends, len, position, end });
                 // Its place in the order; the bytes come when it is pulled.
                 Seen::Message { stream, message: None, position, end }
             }
@@ -266,14 +278,20 @@ pub(super) struct Pair {
     empty: MetadataMap,
 }
 
-pub(super) const SMALL_FRAMES: LinkLimits =
-    LinkLimits { max_frame_bytes: 4096, bulk_threshold_bytes: None, max_bulk_bytes: 0 };
+pub(super) const SMALL_FRAMES: LinkLimits = LinkLimits { max_frame_bytes: 4096, ..ROOMY };
 
 pub(super) const BULK: LinkLimits =
-    LinkLimits { max_frame_bytes: 4096, bulk_threshold_bytes: Some(2000), max_bulk_bytes: 1 << 20 };
+    LinkLimits { bulk_threshold_bytes: Some(2000), max_bulk_bytes: 1 << 20, ..SMALL_FRAMES };
 
-pub(super) const ROOMY: LinkLimits =
-    LinkLimits { max_frame_bytes: 64 * 1024, bulk_threshold_bytes: None, max_bulk_bytes: 0 };
+/// Half of the long messages have a part long enough to be lent.
+pub(super) const LENDING: LinkLimits = LinkLimits { lend_threshold_bytes: Some(3000), ..BULK };
+
+pub(super) const ROOMY: LinkLimits = LinkLimits {
+    max_frame_bytes: 64 * 1024,
+    bulk_threshold_bytes: None,
+    max_bulk_bytes: 0,
+    lend_threshold_bytes: None,
+};
 
 /// What a test asks of a call it opens.
 #[derive(Clone)]
@@ -293,6 +311,17 @@ pub(super) fn unary(len: usize) -> Ask {
 /// A call that streams its messages.
 pub(super) fn streaming() -> Ask {
     Ask { path: "/a.B/C", message: None, end: false, timeout: None, max_message_bytes: 4 << 20 }
+}
+
+/// The same message with its ends by themselves.
+pub(super) fn apart(message: &Bytes) -> Parts {
+    let len = message.len();
+    let (head, tail) = (len.min(3), len.max(5) - 2);
+    Parts {
+        head: message.slice(..head),
+        body: message.slice(head..tail.min(len)),
+        tail: message.slice(tail.min(len)..),
+    }
 }
 
 /// Bytes that differ from place to place.
@@ -323,11 +352,12 @@ impl Pair {
     }
 
     fn try_open(&mut self, ask: &Ask) -> Opened {
+        let message = ask.message.as_ref().map(apart);
         let request = NewStream {
             path: ask.path,
             metadata: &self.empty,
             timeout: ask.timeout.map(|timeout| (timeout, self.now + timeout)),
-            message: ask.message.as_ref().map(|message| message as &dyn Encode),
+            message: message.as_ref().map(|message| message as &dyn Encode),
             end: ask.end,
             max_message_bytes: ask.max_message_bytes,
         };
@@ -342,16 +372,22 @@ impl Pair {
     }
 
     fn client_sends(&mut self, id: StreamId, len: usize, end: bool) -> Sending {
-        self.client.session.send_message(&mut self.client.sink, id, &body(len), end).unwrap()
+        self.client
+            .session
+            .send_message(&mut self.client.sink, id, &apart(&body(len)), end)
+            .unwrap()
     }
 
     fn server_sends(&mut self, id: StreamId, len: usize) -> Sending {
-        self.server.session.send_message(&mut self.server.sink, id, &body(len), false).unwrap()
+        self.server
+            .session
+            .send_message(&mut self.server.sink, id, &apart(&body(len)), false)
+            .unwrap()
     }
 
     fn respond(&mut self, id: StreamId, len: usize) {
         let (session, sink) = (&mut self.server.session, &mut self.server.sink);
-        session.respond(sink, id, &self.empty, &self.empty, &body(len)).unwrap();
+        session.respond(sink, id, &self.empty, &self.empty, &apart(&body(len))).unwrap();
     }
 
     fn finish(&mut self, id: StreamId, code: u16) {
@@ -420,10 +456,11 @@ impl Pair {
 
 fn pull_one(reader: &mut End, sender: &TestSink) -> bool {
     let Some(waiting) = reader.waiting.pop_front() else { return false };
-    let Waiting { stream, descriptor, len, position, end } = waiting;
+    let Waiting { stream, descriptor, ends: [head, tail], len, position, end } = waiting;
     let number = u64::from_le_bytes(descriptor.as_bytes().try_into().unwrap());
     let message = sender.bulks.get(&number).expect("pulled after it was released").clone();
     assert_eq!(message.len(), len);
+    let message = [head, message, tail].concat();
     reader.session.bulk_done(&descriptor);
     if reader.reads {
         reader.session.consumed(stream, position);

@@ -76,7 +76,7 @@ struct World {
 impl World {
     fn new(seed: u64) -> World {
         let mut rng = Rng(seed);
-        let limits = [SMALL_FRAMES, BULK, ROOMY][rng.below(3)];
+        let limits = [SMALL_FRAMES, BULK, ROOMY, LENDING][rng.below(4)];
         let mut config = || SessionConfig {
             max_streams: [1, 3, 20, 200][rng.below(4)],
             window_bytes: [65_536, 100_000, 262_144][rng.below(3)],
@@ -157,11 +157,12 @@ impl World {
         metadata.insert("n", number.to_string().parse().unwrap());
         let timeout = Duration::from_millis(1 + self.rng.below(40) as u64);
         let now = self.pair.now;
+        let parts = message.as_ref().map(apart);
         let request = NewStream {
             path: ["/a/b", "/a/c", "/a/d"][self.rng.below(3)],
             metadata: &metadata,
             timeout: self.rng.chance(30).then_some((timeout, now + timeout)),
-            message: message.as_ref().map(|message| message as &dyn Encode),
+            message: parts.as_ref().map(|message| message as &dyn Encode),
             end,
             max_message_bytes: if self.rng.chance(20) { 3000 } else { 1 << 20 },
         };
@@ -186,7 +187,7 @@ impl World {
         }
         let bytes = message(call, client, index, len);
         let side = if client { &mut self.pair.client } else { &mut self.pair.server };
-        let sending = side.session.send_message(&mut side.sink, id, &bytes, end).unwrap();
+        let sending = side.session.send_message(&mut side.sink, id, &apart(&bytes), end).unwrap();
         let half = self.half(call, client);
         match sending {
             Sending::Sent | Sending::Queued => {

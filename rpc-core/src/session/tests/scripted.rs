@@ -32,7 +32,7 @@ fn message(stream: u32, flags: u8, total: u32, body: &[u8]) -> Vec<u8> {
 }
 
 fn bulk(stream: u32, len: u32) -> Vec<u8> {
-    whole(Header::new(Kind::Bulk, stream).flags(flag::MESSAGE).numbers(0, len), &[1; 8])
+    whole(Header::new(Kind::Bulk, stream).flags(flag::MESSAGE).code(8).numbers(0, len), &[1; 8])
 }
 
 impl Victim {
@@ -112,7 +112,11 @@ fn frames_that_are_wrong_for_anybody() {
         }
         make().refuses(&whole(Header::new(Kind::Reset, 1), b"ab\xff"), 18, "UTF-8");
         make().refuses(&whole(Header::new(Kind::GoAway, 0), b"\xc3"), 16, "UTF-8");
-        make().refuses(&whole(Header::new(Kind::Bulk, 1), &[0; 33]), 16, "too long");
+        make().refuses(&whole(Header::new(Kind::Bulk, 1).code(33), &[0; 33]), 16, "too long");
+        make().refuses(&whole(Header::new(Kind::Bulk, 1).code(9), &[0; 8]), 24, "its descriptor");
+        let head = Header::new(Kind::Bulk, 1).code(8);
+        make().refuses(&whole(head.numbers(5, 100), &[0; 12]), 28, "the first bytes");
+        make().refuses(&whole(head.numbers(2, 3), &[0; 12]), 12, "more than the message's length");
         make().refuses(&whole(Header::new(Kind::BulkDone, 0), &[0; 33]), 16, "too long");
         make().refuses(&whole(Header::new(Kind::BulkDone, 0), &[0; 8]), 0, "without a BULK");
         make().refuses(&whole(Header::new(Kind::Message, 1), b"x"), 16, "after the end of the");

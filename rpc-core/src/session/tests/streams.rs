@@ -180,7 +180,7 @@ fn a_client_gives_up_in_the_middle_of_its_own_message() {
 
 #[test]
 fn what_a_client_still_sends_after_the_end_is_ignored() {
-    for limits in [SMALL_FRAMES, BULK] {
+    for limits in [SMALL_FRAMES, BULK, LENDING] {
         let mut pair = Pair::settled(limits);
         let id = pair.open(&streaming());
         pair.run();
@@ -232,7 +232,7 @@ fn queued_answers_go_before_the_trailers_and_a_cancel_cuts_them_short() {
 fn an_answer_in_every_shape() {
     let mut metadata = MetadataMap::new();
     metadata.insert("x-a", "text".parse().unwrap());
-    for (limits, len) in [(ROOMY, 100), (SMALL_FRAMES, 5000), (BULK, 3000)] {
+    for (limits, len) in [(ROOMY, 100), (SMALL_FRAMES, 5000), (BULK, 3000), (LENDING, 9000)] {
         for room_bytes in [0, usize::MAX] {
             let mut pair = Pair::settled(limits);
             let id = pair.open(&unary(1));
