@@ -2,7 +2,7 @@
 
 use prost::Message;
 
-use crate::driver::cell::Body;
+use crate::driver::body::View;
 use crate::lend;
 use crate::parts::Parts;
 use crate::session::Encode;
@@ -61,7 +61,7 @@ impl<M: Message> Encode for ProstMessage<'_, M> {
 
 /// Decodes a message, or says whose it was and what it should have been.
 pub(crate) fn decode<M: Message + Default>(
-    body: &Body,
+    body: View<'_>,
     what: &str,
     path: &str,
 ) -> Result<M, Status> {

@@ -24,6 +24,7 @@ mod lend;
 pub mod link;
 pub mod memory;
 pub mod metadata;
+mod outbox;
 pub mod parts;
 pub mod poll_set;
 pub mod request;

@@ -12,7 +12,8 @@ use prost::Message;
 
 use crate::codec::decode;
 use crate::driver::Conn;
-use crate::driver::cell::{Body, Cell, Fetched, Next};
+use crate::driver::body::View;
+use crate::driver::cell::{Cell, Fetched, Next};
 use crate::metadata::MetadataMap;
 use crate::session::CANCELLED;
 use crate::status::Status;
@@ -112,7 +113,7 @@ impl<T: Message + Default> Streaming<T> {
             Side::Client => "response message",
             Side::Server => "request message",
         };
-        let decode = |body: &Body| decode(body, what, &self.path);
+        let decode = |body: View<'_>| decode(body, what, &self.path);
         let next = match self.cell.poll_next(cx, &mut self.fetched, decode) {
             Poll::Ready(next) => next,
             Poll::Pending => {
@@ -126,7 +127,7 @@ impl<T: Message + Default> Streaming<T> {
                 if !self.conn.help(&self.cell) {
                     return Poll::Pending;
                 }
-                let decode = |body: &Body| crate::codec::decode(body, what, &self.path);
+                let decode = |body: View<'_>| crate::codec::decode(body, what, &self.path);
                 match self.cell.poll_next(cx, &mut self.fetched, decode) {
                     Poll::Ready(next) => next,
                     Poll::Pending => return Poll::Pending,

@@ -33,6 +33,9 @@ pub const INITIAL_MAX_STREAMS: u32 = 128;
 /// end can be made to owe.
 pub const MAX_UNANSWERED_BULKS: u32 = 1024;
 
+/// The most messages in one MESSAGES frame.
+pub const MAX_BATCH_MESSAGES: u32 = 256;
+
 /// The longest method path, in bytes.
 pub const MAX_PATH_BYTES: usize = 512;
 
@@ -71,6 +74,8 @@ pub enum Kind {
     Bulk = 0x0d,
     /// A pulled (or given up) message's buffer is free again.
     BulkDone = 0x0e,
+    /// Several short messages.
+    Messages = 0x0f,
 }
 
 impl Kind {
@@ -91,6 +96,7 @@ impl Kind {
             0x0c => Kind::GoAway,
             0x0d => Kind::Bulk,
             0x0e => Kind::BulkDone,
+            0x0f => Kind::Messages,
             _ => return None,
         })
     }

@@ -10,7 +10,7 @@ use rdma_rpc_core::link::{BulkDescriptor, FrameSink, LinkError, LinkLimits};
 use rdma_rpc_core::metadata::{MAX_METADATA_BYTES, MAX_METADATA_ENTRIES, MetadataMap};
 use rdma_rpc_core::parts::Parts;
 use rdma_rpc_core::session::{
-    Encode, Event, FrameRef, NewStream, Opened, Role, Session, SessionConfig, StreamId,
+    Batch, Encode, Event, FrameRef, NewStream, Opened, Role, Session, SessionConfig, StreamId,
 };
 use rdma_rpc_core::wire::{self, Kind, flag};
 
@@ -88,6 +88,7 @@ fn kinds_flags_codes_and_limits_are_the_pages() {
         ("INITIAL_WINDOW_BYTES", wire::INITIAL_WINDOW_BYTES),
         ("INITIAL_MAX_STREAMS", u64::from(wire::INITIAL_MAX_STREAMS)),
         ("MAX_UNANSWERED_BULKS", u64::from(wire::MAX_UNANSWERED_BULKS)),
+        ("MAX_BATCH_MESSAGES", u64::from(wire::MAX_BATCH_MESSAGES)),
         ("MAX_PATH_BYTES", wire::MAX_PATH_BYTES as u64),
         ("MAX_METHODS", u64::from(wire::MAX_METHODS)),
         ("MAX_METADATA_BYTES", MAX_METADATA_BYTES as u64),
@@ -230,6 +231,14 @@ impl Talk {
         self.client.send_message(&mut self.client_out, id, &bytes, false).unwrap();
     }
 
+    fn client_sends_batch(&mut self, id: StreamId, messages: &[&str]) {
+        let mut batch = Batch::default();
+        for message in messages {
+            batch.push(message.len()).unwrap().copy_from_slice(message.as_bytes());
+        }
+        self.client.send_batch(&mut self.client_out, id, &batch).unwrap();
+    }
+
     fn client_sends_parts(&mut self, id: StreamId, parts: &Parts) {
         self.client.send_message(&mut self.client_out, id, parts, false).unwrap();
     }
@@ -258,6 +267,8 @@ fn talk() -> Talk {
     talk.client_sends(id, 5000);
     talk.client_says("message-first-piece");
     talk.client_says("message-last-piece");
+    talk.client_sends_batch(id, &["abc", "", "de"]);
+    talk.client_says("messages");
     talk.server.send_headers(&mut talk.server_out, stream, &metadata()).unwrap();
     talk.server_says("headers");
     talk.client_sends(id, 150_000);
@@ -267,7 +278,7 @@ fn talk() -> Talk {
     talk.client_says("bulk-around");
     talk.server.bulk_done(&BulkDescriptor::new(&[1, 2, 3, 4, 5, 6, 7, 8]).unwrap());
     talk.server_says("bulk-done");
-    talk.server.consumed(stream, 35 + 5032 + 150_032 + 250_035);
+    talk.server.consumed(stream, 35 + 5032 + 101 + 150_032 + 250_035);
     talk.server_says("window");
     talk.client.end_messages(&mut talk.client_out, id).unwrap();
     talk.client_says("message-end");
@@ -354,8 +365,8 @@ fn unknown_kinds_are_skipped_only_with_the_skip_bit() {
         })
     };
     handle(&vectors["settings-client"]).unwrap();
-    let mut odd = vec![0x8f; 40];
+    let mut odd = vec![0xff; 40];
     handle(&odd).unwrap();
-    odd[0] = 0x0f;
+    odd[0] = 0x7f;
     assert!(handle(&odd).unwrap_err().to_string().contains("byte 0 of the frame"));
 }

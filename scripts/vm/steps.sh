@@ -85,7 +85,7 @@ conformance_loss() {
     hosts
     rdma-vm-loss 1
     CONFORMANCE_SCHEME=rdma tests environment 4 --exact \
-        two_processes::{large_unary,ping_pong,every_threshold,streams_of_every_size,rpc_soak} \
+        two_processes::{large_unary,ping_pong,every_threshold,streams_of_every_size,short_messages_together,rpc_soak} \
         two_processes::{slow_duplex_both_ways,thousand_cancelled_calls,graceful_shutdown,reconnect} || code=$?
     rdma-vm-loss 0
     return $code

@@ -9,7 +9,8 @@ use prost::Message;
 
 use super::connection::ClientConnection;
 use crate::codec::decode;
-use crate::driver::cell::{Body, Cell};
+use crate::driver::body::View;
+use crate::driver::cell::Cell;
 use crate::driver::{Conn, OpenRequest, now};
 use crate::metadata::MetadataMap;
 use crate::request::Request;
@@ -90,7 +91,7 @@ impl Call {
         path: &'static str,
         beside: impl FnMut(&mut Context<'_>) -> Poll<Result<(), Status>>,
     ) -> Result<Response<M>, Status> {
-        let decode = |body: &Body| decode(body, "response", path);
+        let decode = |body: View<'_>| decode(body, "response", path);
         match self.wait(beside, |cell, cx| cell.poll_answer(cx, decode)).await {
             Ok(answer) => {
                 self.over = true;

@@ -4,7 +4,8 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::cell::{Around, Body, Cell, End};
+use super::body::{Around, Body};
+use super::cell::{Cell, End};
 use super::job::OwnedOpen;
 use super::owner::{Arrival, Arrived};
 use super::pulls::Pulls;
@@ -177,6 +178,17 @@ impl Calls {
                 }
                 if let Some(position) = thrown {
                     return Applied::Thrown(stream, position);
+                }
+            }
+            Event::Messages { stream, messages, end } => {
+                let Some(cell) = self.cell(stream) else { return Applied::Nothing };
+                let last = messages.end();
+                let wanted = cell.put_messages(messages);
+                if end && role == Role::Server {
+                    cell.put_end(End::Ok(MetadataMap::new()));
+                }
+                if !wanted {
+                    return Applied::Thrown(stream, last);
                 }
             }
             Event::Bulk { stream, descriptor, head, len, tail, position, end } => {

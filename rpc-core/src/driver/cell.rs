@@ -10,76 +10,10 @@ use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
 
+use super::body::{Around, Body, View};
 use crate::metadata::MetadataMap;
-use crate::parts::Parts;
-use crate::session::{Payload, StreamId};
+use crate::session::{Messages, StreamId};
 use crate::status::{Code, Status};
-
-/// Messages up to this many bytes are kept in the mailbox itself.
-const INLINE_BYTES: usize = 104;
-
-/// A received message.
-#[derive(Debug, Clone)]
-pub(crate) enum Body {
-    /// Short ones lie here.
-    Inline(u8, [u8; INLINE_BYTES]),
-    /// Long ones in memory of their own, which prost's `bytes` fields then share.
-    Shared(Bytes),
-    /// Those that were pulled and whose ends came by another way.
-    Split(Box<Parts>),
-}
-
-/// What came of a message with the word that it can be pulled.
-#[derive(Debug)]
-pub(crate) struct Around(Option<Box<Parts>>);
-
-impl Around {
-    pub(crate) fn new(head: &[u8], tail: &[u8]) -> Around {
-        if head.is_empty() && tail.is_empty() {
-            return Around(None);
-        }
-        let [head, tail] = [head, tail].map(Bytes::copy_from_slice);
-        Around(Some(Box::new(Parts { head, body: Bytes::new(), tail })))
-    }
-
-    fn complete(&mut self, body: Bytes) -> Body {
-        match self.0.take() {
-            None => Body::new(Payload::Owned(body)),
-            Some(mut parts) => {
-                parts.body = body;
-                Body::Split(parts)
-            }
-        }
-    }
-}
-
-impl Body {
-    pub(crate) fn new(payload: Payload<'_>) -> Body {
-        let slice = payload.as_slice();
-        if slice.len() <= INLINE_BYTES {
-            let mut bytes = [0; INLINE_BYTES];
-            bytes[..slice.len()].copy_from_slice(slice);
-            return Body::Inline(slice.len() as u8, bytes);
-        }
-        Body::Shared(payload.into_bytes())
-    }
-
-    pub(crate) fn decode<M: prost::Message + Default>(&self) -> Result<M, prost::DecodeError> {
-        match self {
-            Body::Inline(len, bytes) => M::decode(&bytes[..usize::from(*len)]),
-            Body::Shared(bytes) => M::decode(Parts::from(bytes.clone())),
-            Body::Split(parts) => M::decode(Parts::clone(parts)),
-        }
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        match self {
-            Body::Inline(len, _) => usize::from(*len),
-            Body::Shared(bytes) => bytes.len(),
-            Body::Split(parts) => parts.len(),
-        }
-    }
-}
 
 /// Something in the mailbox, in the order the peer sent it.
 #[derive(Debug)]
@@ -88,6 +22,8 @@ enum Item {
         body: Body,
         position: u64,
     },
+    /// Several that came together: at least one is left.
+    Several(Messages),
     /// A bulk message that is being pulled.
     Pulling {
         ticket: u64,
@@ -100,6 +36,7 @@ impl Item {
     fn position(&self) -> u64 {
         match self {
             Item::Message { position, .. } | Item::Pulling { position, .. } => *position,
+            Item::Several(messages) => messages.end(),
         }
     }
 }
@@ -225,6 +162,17 @@ impl Cell {
             return false;
         }
         state.inbox.push_back(Item::Message { body, position });
+        wake(state, true, false);
+        true
+    }
+
+    /// The same for several messages.
+    pub(crate) fn put_messages(&self, messages: Messages) -> bool {
+        let mut state = self.lock();
+        if state.discarding {
+            return false;
+        }
+        state.inbox.push_back(Item::Several(messages));
         wake(state, true, false);
         true
     }
@@ -386,7 +334,7 @@ impl Cell {
     /// Client: whether a look into the mailbox finds something new.
     pub(crate) fn has_news(&self) -> bool {
         let state = self.lock();
-        matches!(state.inbox.front(), Some(Item::Message { .. }))
+        matches!(state.inbox.front(), Some(Item::Message { .. } | Item::Several(_)))
             || state.headers.is_some()
             || !matches!(state.end, End::Open)
     }
@@ -415,18 +363,29 @@ impl Cell {
         &self,
         cx: &mut Context<'_>,
         fetched: &mut Fetched,
-        decode: impl FnOnce(&Body) -> T,
+        decode: impl FnOnce(View<'_>) -> T,
     ) -> Poll<Next<T>> {
         if fetched.items.is_empty()
             && let Some(other) = ready!(self.poll_fetch(cx, fetched))
         {
             return Poll::Ready(other);
         }
-        let Some(Item::Message { body, position }) = fetched.items.front() else {
-            unreachable!("only messages are fetched")
+        let (next, more) = match fetched.items.front_mut() {
+            Some(Item::Message { body, position }) => {
+                (Next::Message(decode(body.view()), *position), false)
+            }
+            Some(Item::Several(messages)) => {
+                let Some((bytes, position)) = messages.first() else {
+                    unreachable!("what has been taken whole is not kept")
+                };
+                let next = Next::Message(decode(View::Short(bytes)), position);
+                (next, messages.pop())
+            }
+            Some(Item::Pulling { .. }) | None => unreachable!("only messages are fetched"),
         };
-        let next = Next::Message(decode(body), *position);
-        fetched.items.pop_front();
+        if !more {
+            fetched.items.pop_front();
+        }
         Poll::Ready(next)
     }
 
@@ -435,7 +394,7 @@ impl Cell {
     fn poll_fetch<T>(&self, cx: &mut Context<'_>, fetched: &mut Fetched) -> Poll<Option<Next<T>>> {
         let mut state = self.lock();
         match state.inbox.front() {
-            Some(Item::Message { .. }) => {
+            Some(Item::Message { .. } | Item::Several(_)) => {
                 match state.first_pull() {
                     None => std::mem::swap(&mut state.inbox, &mut fetched.items),
                     Some(first) => fetched.items.extend(state.inbox.drain(..first)),
@@ -476,7 +435,7 @@ impl Cell {
     pub(crate) fn poll_answer<T>(
         &self,
         cx: &mut Context<'_>,
-        decode: impl FnOnce(&Body) -> Result<T, Status>,
+        decode: impl FnOnce(View<'_>) -> Result<T, Status>,
     ) -> Poll<Result<Answer<T>, Status>> {
         let mut state = self.lock();
         let CellState { inbox, end, headers, reader, .. } = &mut *state;
@@ -495,7 +454,7 @@ impl Cell {
                 "the server answered a call that has one response message with none or several",
             )));
         };
-        let message = decode(body);
+        let message = decode(body.view());
         inbox.clear();
         let headers = headers.take().unwrap_or_default();
         Poll::Ready(message.map(|message| Answer { headers, message, trailers }))
@@ -553,6 +512,7 @@ mod tests {
     use std::task::Waker;
 
     use super::*;
+    use crate::session::Payload;
 
     fn body(byte: u8) -> Body {
         Body::new(Payload::Borrowed(&[byte]))
@@ -563,12 +523,13 @@ mod tests {
         let (mut read, mut fetched) = (Vec::new(), Fetched::default());
         let mut cx = Context::from_waker(Waker::noop());
         loop {
-            match cell.poll_next(&mut cx, &mut fetched, Body::clone) {
-                Poll::Ready(Next::Message(body, _)) => match body {
-                    Body::Inline(_, bytes) => read.push(bytes[0]),
-                    Body::Shared(bytes) => read.push(bytes[0]),
-                    Body::Split(parts) => read.push(parts.head[0]),
-                },
+            let first = |view: View<'_>| match view {
+                View::Short(bytes) => bytes[0],
+                View::Shared(bytes) => bytes[0],
+                View::Split(parts) => parts.head[0],
+            };
+            match cell.poll_next(&mut cx, &mut fetched, first) {
+                Poll::Ready(Next::Message(first, _)) => read.push(first),
                 Poll::Ready(Next::End) => return (read, Some(Code::Ok)),
                 Poll::Ready(Next::Failed(status)) => return (read, Some(status.code())),
                 Poll::Pending => return (read, None),

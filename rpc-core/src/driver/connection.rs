@@ -13,7 +13,7 @@ use super::task::{Progress, now};
 use crate::link::{Link, LinkInfo};
 use crate::metadata::MetadataMap;
 use crate::poll_set::Crowd;
-use crate::session::{Encode, NewStream, Role, Session, SessionConfig, StreamId};
+use crate::session::{Batch, Encode, NewStream, Role, Session, SessionConfig, StreamId};
 use crate::status::Status;
 
 /// How often a waiting caller looks at the link before it sleeps.
@@ -43,6 +43,9 @@ pub(crate) trait Conn: Send + Sync + 'static {
         end: bool,
         hold: bool,
     ) -> bool;
+
+    /// Sends several messages, as [`Conn::send`] with `hold`.
+    fn send_batch(&self, id: StreamId, cell: &Arc<Cell>, batch: &Batch) -> bool;
 
     /// Client: no more messages.
     fn end_messages(&self, id: StreamId);
@@ -370,6 +373,20 @@ impl<L: Link> Conn for Connection<L> {
             || {
                 cell.block_writer();
                 Job::Send { id, cell: Arc::clone(cell), message: message.to_parts(), end }
+            },
+        );
+        writable
+    }
+
+    fn send_batch(&self, id: StreamId, cell: &Arc<Cell>, batch: &Batch) -> bool {
+        let mut writable = false;
+        self.act_or_leave(
+            true,
+            batch.len_bytes(),
+            |owner| owner.send_batch(id, cell, batch).map(|sent| writable = sent),
+            || {
+                cell.block_writer();
+                Job::SendBatch { id, cell: Arc::clone(cell), batch: batch.clone() }
             },
         );
         writable

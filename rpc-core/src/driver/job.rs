@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::cell::Cell;
 use crate::metadata::MetadataMap;
 use crate::parts::Parts;
-use crate::session::{Encode, NewStream, StreamId};
+use crate::session::{Batch, Encode, NewStream, StreamId};
 use crate::status::Status;
 
 /// A request to open a stream that owns what it needs.
@@ -66,6 +66,11 @@ pub(super) enum Job {
         cell: Arc<Cell>,
         message: Parts,
         end: bool,
+    },
+    SendBatch {
+        id: StreamId,
+        cell: Arc<Cell>,
+        batch: Batch,
     },
     EndMessages {
         id: StreamId,

@@ -21,6 +21,7 @@
 //! go, runs each handler once where it is, and flushes what they answered in one burst. Only a
 //! handler that is not ready becomes a task.
 
+pub(crate) mod body;
 mod calls;
 pub(crate) mod cell;
 mod connection;

@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
+use super::body::Body;
 use super::calls::{Applied, Calls};
-use super::cell::{Body, Cell, End};
+use super::cell::{Cell, End};
 use crate::link::{Link, LinkError, LinkErrorKind, Received};
 use crate::metadata::MetadataMap;
 use crate::poll_set::PollSet;

@@ -8,7 +8,7 @@ use super::owner::{Failure, Owner, never_sent};
 use super::task::now;
 use crate::link::{Link, LinkError};
 use crate::metadata::MetadataMap;
-use crate::session::{Encode, NewStream, Opened, Sending, StreamId};
+use crate::session::{Batch, Encode, NewStream, Opened, Sending, StreamId};
 use crate::status::{RequestSeen, Status};
 
 impl<L: Link> Owner<L> {
@@ -117,13 +117,30 @@ impl<L: Link> Owner<L> {
         end: bool,
     ) -> Result<bool, LinkError> {
         let Some(link) = &mut self.link else { return Ok(true) };
-        match self.session.send_message(link, id, message, end)? {
+        let sending = self.session.send_message(link, id, message, end)?;
+        Ok(Self::sent(sending, cell))
+    }
+
+    /// The same for several messages together.
+    pub(super) fn send_batch(
+        &mut self,
+        id: StreamId,
+        cell: &Arc<Cell>,
+        batch: &Batch,
+    ) -> Result<bool, LinkError> {
+        let Some(link) = &mut self.link else { return Ok(true) };
+        let sending = self.session.send_batch(link, id, batch)?;
+        Ok(Self::sent(sending, cell))
+    }
+
+    fn sent(sending: Sending, cell: &Cell) -> bool {
+        match sending {
             // Whoever sends to a call that is over learns it from its mailbox.
-            Sending::Sent | Sending::Closed => return Ok(true),
+            Sending::Sent | Sending::Closed => return true,
             Sending::Queued => cell.block_writer(),
             Sending::Busy => debug_assert!(false, "a second message before the first was taken"),
         }
-        Ok(false)
+        false
     }
 
     pub(super) fn end_messages(&mut self, id: StreamId) -> Result<(), LinkError> {
@@ -179,7 +196,7 @@ impl<L: Link> Owner<L> {
             match job {
                 Job::Open(open) => open.cell.put_end(End::Failed(never_sent(status))),
                 // Whoever sends learns of the end before the next message.
-                Job::Send { cell, .. } => cell.put_writable(),
+                Job::Send { cell, .. } | Job::SendBatch { cell, .. } => cell.put_writable(),
                 Job::Attach { id, cell } => self.attach(id, &cell),
                 Job::Wake(waker) => waker.wake(),
                 _ => {}
@@ -208,13 +225,17 @@ impl<L: Link> Owner<L> {
             }
             // Its sender was blocked when it was left.
             Job::Send { id, cell, message, end } => {
-                let sent = self.send(id, &cell, &message, end);
-                sent.map(|sent| {
+                self.send(id, &cell, &message, end).map(|sent| {
                     if sent {
-                        cell.put_writable()
+                        cell.put_writable();
                     }
                 })
             }
+            Job::SendBatch { id, cell, batch } => self.send_batch(id, &cell, &batch).map(|sent| {
+                if sent {
+                    cell.put_writable();
+                }
+            }),
             Job::EndMessages { id } => self.end_messages(id),
             Job::Flush => Ok(()),
             Job::Headers { id, metadata } => self.headers(id, &metadata),

@@ -11,7 +11,8 @@ use prost::Message;
 use super::handler::{Handler, HandlerSlot};
 use super::reply::Reply;
 use crate::codec::decode;
-use crate::driver::cell::{Body, Cell, Fetched, Next};
+use crate::driver::body::View;
+use crate::driver::cell::{Cell, Fetched, Next};
 use crate::driver::{Arrival, Arrived, Conn, now};
 use crate::link::LinkInfo;
 use crate::metadata::MetadataMap;
@@ -67,7 +68,7 @@ impl IncomingCall {
     {
         let Parts { slot, context, reply, request } = self.split();
         let message = match request {
-            Arrived::Whole(body) => Ok(decode(&body, "request", &context.path)),
+            Arrived::Whole(body) => Ok(decode(body.view(), "request", &context.path)),
             Arrived::In(cell) => Err(cell),
         };
         Handler::new(slot, message.as_ref().err().cloned(), async move {
@@ -194,7 +195,7 @@ impl Context {
 /// The one message of a call that has one.
 async fn only_message<M: Message + Default>(cell: &Cell, path: &str) -> Result<M, Status> {
     let mut fetched = Fetched::default();
-    let decode = |body: &Body| decode(body, "request", path);
+    let decode = |body: View<'_>| decode(body, "request", path);
     let next = poll_fn(|cx| cell.poll_next(cx, &mut fetched, decode)).await;
     let message = match next {
         Next::Message(message, _) => message?,

@@ -4,7 +4,6 @@
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
-use std::task::Poll;
 
 use futures_core::Stream;
 use prost::Message;
@@ -13,14 +12,12 @@ use crate::codec::ProstMessage;
 use crate::driver::cell::{Cell, End};
 use crate::driver::{Arrived, Conn};
 use crate::metadata::MetadataMap;
+use crate::outbox::{Outbox, Sent};
 use crate::response::Response;
 use crate::service::MessageLimits;
 use crate::session::StreamId;
 use crate::status::Status;
 use crate::wire::MESSAGE_OVERHEAD_BYTES;
-
-/// Messages a handler may send before it lets others run.
-const MESSAGES_PER_TURN: usize = 128;
 
 pub(super) struct Reply {
     pub(super) conn: Arc<dyn Conn>,
@@ -74,54 +71,16 @@ impl Reply {
         };
         self.conn.headers(self.id, metadata);
         let mut stream = pin!(messages);
-        let mut sent = 0;
-        let end = poll_fn(|cx| {
-            let mut writable = false;
-            for _ in 0..MESSAGES_PER_TURN {
-                if !writable {
-                    match cell.poll_writable(cx) {
-                        Poll::Ready(true) => {}
-                        // The call is over: there is nobody to answer.
-                        Poll::Ready(false) => return Poll::Ready(None),
-                        Poll::Pending => {
-                            self.flush(&mut sent);
-                            return Poll::Pending;
-                        }
-                    }
-                }
-                let message = match stream.as_mut().poll_next(cx) {
-                    Poll::Ready(None) => return Poll::Ready(Some(Ok(()))),
-                    Poll::Ready(Some(Err(status))) => return Poll::Ready(Some(Err(status))),
-                    Poll::Ready(Some(Ok(message))) => message,
-                    Poll::Pending => {
-                        self.flush(&mut sent);
-                        return Poll::Pending;
-                    }
-                };
-                match ProstMessage::new(&message, self.limits.encode_bytes) {
-                    Ok(message) => {
-                        writable = self.conn.send(self.id, &cell, &message, false, true);
-                    }
-                    Err(status) => return Poll::Ready(Some(Err(status))),
-                }
-                sent += 1;
-            }
-            self.flush(&mut sent);
-            cx.waker().wake_by_ref();
-            Poll::Pending
+        let mut outbox = Outbox::new(self.limits.encode_bytes);
+        let sent = poll_fn(|cx| {
+            outbox.poll_send(cx, &*self.conn, &cell, |cx| stream.as_mut().poll_next(cx))
         })
         .await;
-        match end {
-            Some(Ok(())) => self.end(Ok(trailers)),
-            Some(Err(status)) => self.end(Err(status)),
-            None => self.answered = true,
-        }
-    }
-
-    fn flush(&self, sent: &mut usize) {
-        if *sent > 0 {
-            *sent = 0;
-            self.conn.flush();
+        match sent {
+            Sent::All => self.end(Ok(trailers)),
+            Sent::Failed(status) => self.end(Err(status)),
+            // There is nobody to answer.
+            Sent::Unwanted => self.answered = true,
         }
     }
 

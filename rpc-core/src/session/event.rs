@@ -6,6 +6,7 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::StreamId;
+use super::batch::Messages;
 use crate::link::BulkDescriptor;
 use crate::wire::WireError;
 
@@ -94,6 +95,15 @@ pub enum Event<'a> {
         stream: StreamId,
         /// The message.
         message: Option<Message<'a>>,
+        /// The peer will send no more messages.
+        end: bool,
+    },
+    /// Several messages.
+    Messages {
+        /// The stream.
+        stream: StreamId,
+        /// The messages: at least one.
+        messages: Messages,
         /// The peer will send no more messages.
         end: bool,
     },

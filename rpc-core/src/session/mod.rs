@@ -23,10 +23,12 @@
 //! for the old stream arrives before the REQUEST that uses the slot again; a server ignores
 //! frames for slots that are free.
 
+mod batch;
 mod compose;
 mod config;
 mod control;
 mod deadlines;
+mod encode;
 mod event;
 mod pieces;
 mod receive;
@@ -39,10 +41,12 @@ mod tests;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+pub use batch::{Batch, Messages};
 pub use config::{Role, SessionConfig};
+pub use encode::Encode;
 pub use event::{Event, Finish, Message, Payload, Refusal, SessionError};
 pub use receive::FrameRef;
-pub use send::{Encode, NewStream, Opened, Sending};
+pub use send::{NewStream, Opened, Sending};
 
 use crate::link::LinkLimits;
 use crate::wire::{INITIAL_MAX_STREAMS, INITIAL_WINDOW_BYTES, MAX_METHODS};

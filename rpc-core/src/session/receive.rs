@@ -75,6 +75,7 @@ impl Session {
         match (self.role, kind) {
             (Role::Server, Kind::Request) => self.on_request(now, header, body, frame),
             (_, Kind::Message) => self.on_message(header, body, frame),
+            (_, Kind::Messages) => self.on_messages(header, body, frame),
             (Role::Client, Kind::Response) => self.on_response(header, body, frame),
             (_, Kind::Window) => self.on_window(header),
             (Role::Client, Kind::Trailers) => self.on_trailers(header, body),
@@ -409,7 +410,7 @@ impl Session {
     }
 
     /// The stream that receives, or `None` if the frame came too late and is to be ignored.
-    fn receiving(&self, header: Header) -> Result<Option<StreamId>, WireError> {
+    pub(super) fn receiving(&self, header: Header) -> Result<Option<StreamId>, WireError> {
         let slot = self.wire_slot(header)?;
         let Some(stream) = self.streams.get(slot as usize) else { return Ok(None) };
         let never_sent = stream.request_number == 0;

@@ -9,14 +9,14 @@
 
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
-
+use super::batch::Batch;
 use super::compose::{
     block_len, bulk_frame, request_extra_len, trailers_frame, write_request_head,
     write_response_head,
 };
 use super::control::{Control, frame, put};
-use super::stream::{PendingMessage, Stream};
+use super::encode::Encode;
+use super::stream::{PendingBody, PendingMessage, Stream};
 use super::{RESOURCE_EXHAUSTED, Role, Session, StreamId};
 use crate::link::{FrameSink, LinkError};
 use crate::metadata::{MAX_METADATA_BYTES, MetadataMap};
@@ -24,64 +24,6 @@ use crate::parts::Parts;
 use crate::wire::{
     HEADER_BYTES, Header, Kind, MAX_METHODS, MAX_UNANSWERED_BULKS, MESSAGE_OVERHEAD_BYTES, flag,
 };
-
-/// A message that can write itself.
-pub trait Encode: Sync {
-    /// Its length in bytes.
-    fn encoded_len(&self) -> usize;
-
-    /// Fills `into`, which is exactly [`Encode::encoded_len`] bytes long.
-    fn encode(&self, into: &mut [u8]);
-
-    /// The message in memory it shares or that is its own.
-    fn to_parts(&self) -> Parts {
-        let mut bytes = BytesMut::zeroed(self.encoded_len());
-        self.encode(&mut bytes);
-        bytes.freeze().into()
-    }
-
-    /// The message with a body of at least `at_least` bytes that need not be copied, and at most
-    /// some 1000 bytes around it; `None`: it has none.
-    fn lend(&self, _at_least: usize) -> Option<Parts> {
-        None
-    }
-}
-
-impl Encode for Parts {
-    fn encoded_len(&self) -> usize {
-        self.len()
-    }
-
-    fn encode(&self, into: &mut [u8]) {
-        self.copy_to(into);
-    }
-
-    fn to_parts(&self) -> Parts {
-        self.clone()
-    }
-
-    fn lend(&self, at_least: usize) -> Option<Parts> {
-        (self.body.len() >= at_least).then(|| self.clone())
-    }
-}
-
-impl Encode for Bytes {
-    fn encoded_len(&self) -> usize {
-        self.len()
-    }
-
-    fn encode(&self, into: &mut [u8]) {
-        into.copy_from_slice(self);
-    }
-
-    fn to_parts(&self) -> Parts {
-        self.clone().into()
-    }
-
-    fn lend(&self, at_least: usize) -> Option<Parts> {
-        (self.len() >= at_least).then(|| self.to_parts())
-    }
-}
 
 /// What a client wants to open.
 #[derive(Clone, Copy)]
@@ -237,7 +179,7 @@ impl Session {
         stream.send_closed = request.end;
         let queue = stream.queue_mut();
         queue.head = Some(head.into());
-        queue.message = message.map(|parts| PendingMessage { parts, sent: 0, end: request.end });
+        queue.message = message.map(|parts| PendingMessage::one(parts, request.end));
         self.serve_soon(slot);
     }
 
@@ -249,32 +191,87 @@ impl Session {
         message: &dyn Encode,
         end: bool,
     ) -> Result<Sending, LinkError> {
-        let server = self.role == Role::Server;
-        let Some(stream) = self.get_mut(id) else { return Ok(Sending::Closed) };
-        if stream.send_closed {
-            return Ok(Sending::Closed);
-        }
-        if stream.queue.as_ref().is_some_and(|queue| queue.message.is_some()) {
-            stream.wants_writable = true;
-            return Ok(Sending::Busy);
-        }
-        let straight = !stream.has_queue() && stream.send_position < stream.send_limit;
-        stream.send_closed = end;
-        stream.headers_over |= server;
+        let straight = match self.may_send(id, end) {
+            Ok(straight) => straight,
+            Err(why_not) => return Ok(why_not),
+        };
         if straight && self.send_whole_message(sink, id.slot, message, end)? {
             return Ok(Sending::Sent);
         }
-        let pending = PendingMessage { parts: message.to_parts(), sent: 0, end };
-        self.streams[id.slot()].queue_mut().message = Some(pending);
-        self.serve_soon(id.slot);
+        self.queue_message(sink, id.slot, PendingMessage::one(message.to_parts(), end))
+    }
+
+    /// Sends several messages on an open stream. As [`Session::send_message`]: all or none.
+    pub fn send_batch<S: FrameSink>(
+        &mut self,
+        sink: &mut S,
+        id: StreamId,
+        batch: &Batch,
+    ) -> Result<Sending, LinkError> {
+        let straight = match self.may_send(id, false) {
+            Ok(straight) => straight && self.may_go_straight(),
+            Err(why_not) => return Ok(why_not),
+        };
+        if straight && self.put_batch(sink, id.slot, batch, false)? {
+            return Ok(Sending::Sent);
+        }
+        let body = PendingBody::Batch(batch.clone());
+        self.queue_message(sink, id.slot, PendingMessage { body, end: false })
+    }
+
+    /// Whether a stream takes a message now, and if so, whether it may go straight.
+    fn may_send(&mut self, id: StreamId, end: bool) -> Result<bool, Sending> {
+        let server = self.role == Role::Server;
+        let Some(stream) = self.get_mut(id) else { return Err(Sending::Closed) };
+        if stream.send_closed {
+            return Err(Sending::Closed);
+        }
+        if stream.queue.as_ref().is_some_and(|queue| queue.message.is_some()) {
+            stream.wants_writable = true;
+            return Err(Sending::Busy);
+        }
+        stream.send_closed = end;
+        stream.headers_over |= server;
+        Ok(!stream.has_queue() && stream.send_position < stream.send_limit)
+    }
+
+    fn queue_message<S: FrameSink>(
+        &mut self,
+        sink: &mut S,
+        slot: u32,
+        pending: PendingMessage,
+    ) -> Result<Sending, LinkError> {
+        self.streams[slot as usize].queue_mut().message = Some(pending);
+        self.serve_soon(slot);
         self.transmit(sink)?;
-        let stream = &mut self.streams[id.slot()];
+        let stream = &mut self.streams[slot as usize];
         if stream.has_queue() {
             // Only now: what went within this call is the caller's to know from its result.
             stream.wants_writable = true;
             return Ok(Sending::Queued);
         }
         Ok(Sending::Sent)
+    }
+
+    /// One frame with all messages of a batch; `false`: no room.
+    pub(super) fn put_batch<S: FrameSink>(
+        &mut self,
+        sink: &mut S,
+        slot: u32,
+        batch: &Batch,
+        end: bool,
+    ) -> Result<bool, LinkError> {
+        let rows = batch.rows();
+        let Some(room) = sink.reserve(HEADER_BYTES + rows.len())? else { return Ok(false) };
+        let header = Header::new(Kind::Messages, slot + 1)
+            .flags(if end { flag::END } else { 0 })
+            .numbers(batch.messages(), 0);
+        let (head, body) = room.split_at_mut(HEADER_BYTES);
+        head.copy_from_slice(&header.to_bytes());
+        body.copy_from_slice(rows);
+        sink.commit();
+        self.streams[slot as usize].send_position += batch.cost();
+        Ok(true)
     }
 
     fn send_whole_message<S: FrameSink>(

@@ -1,8 +1,9 @@
 //! What waits for room or window, served in turn: a frame per stream and turn.
 
 use super::Session;
+use super::batch::Batch;
 use super::control::put;
-use super::stream::State;
+use super::stream::{PendingBody, PendingMessage, State};
 use crate::link::{FrameSink, LinkError};
 use crate::wire::{HEADER_BYTES, Header, Kind, MESSAGE_OVERHEAD_BYTES, flag};
 
@@ -85,7 +86,10 @@ impl Session {
     fn wants_buffer(&self, slot: u32) -> bool {
         let Some(queue) = &self.streams[slot as usize].queue else { return false };
         let message = queue.message.as_ref().filter(|_| queue.head.is_none());
-        message.is_some_and(|message| self.is_bulk(message.parts.len()))
+        message.is_some_and(|message| match &message.body {
+            PendingBody::One { parts, .. } => self.is_bulk(parts.len()),
+            PendingBody::Batch(_) => false,
+        })
     }
 
     /// One frame of one stream's queue.
@@ -133,29 +137,37 @@ impl Session {
         let Some(message) = stream.queue.as_mut().and_then(|queue| queue.message.as_mut()) else {
             return Ok(Served::Frame);
         };
-        let len = message.parts.len();
+        let end = message.end;
+        let (parts, sent) = match &mut message.body {
+            PendingBody::One { parts, sent } => (parts, sent),
+            PendingBody::Batch(batch) => {
+                let batch = std::mem::take(batch);
+                return self.serve_batch(sink, slot, batch, end);
+            }
+        };
+        let len = parts.len();
         if bulk {
-            let (parts, end) = (message.parts.clone(), message.end);
+            let parts = parts.clone();
             let lent = self.lent(&parts, len);
             if !self.send_bulk(sink, slot, lent.as_ref(), &parts, end)? {
                 return Ok(Served::NoBuffer);
             }
         } else {
-            let first = message.sent == 0;
-            let piece = (len - message.sent).min(max_frame_bytes - HEADER_BYTES);
-            let more = message.sent + piece < len;
+            let first = *sent == 0;
+            let piece = (len - *sent).min(max_frame_bytes - HEADER_BYTES);
+            let more = *sent + piece < len;
             let mut flags = flag::MESSAGE;
             if more {
                 flags |= flag::MORE;
-            } else if message.end {
+            } else if end {
                 flags |= flag::END;
             }
             let header = Header::new(Kind::Message, slot + 1).flags(flags).numbers(0, len as u32);
-            let (head, body, tail) = message.parts.piece(message.sent, piece);
+            let (head, body, tail) = parts.piece(*sent, piece);
             if !sink.send_owned([&header.to_bytes(), head], &body, tail)? {
                 return Ok(Served::NoRoom);
             }
-            message.sent += piece;
+            *sent += piece;
             stream.send_position += piece as u64 + if first { MESSAGE_OVERHEAD_BYTES } else { 0 };
             if more {
                 return Ok(Served::Frame);
@@ -165,6 +177,23 @@ impl Session {
             queue.message = None;
         }
         Ok(Served::Frame)
+    }
+
+    fn serve_batch<S: FrameSink>(
+        &mut self,
+        sink: &mut S,
+        slot: u32,
+        batch: Batch,
+        end: bool,
+    ) -> Result<Served, LinkError> {
+        let sent = self.put_batch(sink, slot, &batch, end)?;
+        let queue = self.streams[slot as usize].queue_mut();
+        if sent {
+            queue.message = None;
+            return Ok(Served::Frame);
+        }
+        queue.message = Some(PendingMessage { body: PendingBody::Batch(batch), end });
+        Ok(Served::NoRoom)
     }
 
     fn announce_writable(&mut self, slot: u32) {

@@ -8,6 +8,7 @@
 
 use bytes::BytesMut;
 
+use super::batch::Batch;
 use crate::parts::Parts;
 
 /// Where a stream is in its life.
@@ -86,12 +87,25 @@ impl SendQueue {
     }
 }
 
-/// A message that is going out piece by piece.
+/// A message that is going out piece by piece, or a batch of them.
 #[derive(Debug)]
 pub(super) struct PendingMessage {
-    pub(super) parts: Parts,
-    pub(super) sent: usize,
+    pub(super) body: PendingBody,
     pub(super) end: bool,
+}
+
+#[derive(Debug)]
+pub(super) enum PendingBody {
+    /// A message, of which so many bytes have gone.
+    One { parts: Parts, sent: usize },
+    /// Several, which go together.
+    Batch(Batch),
+}
+
+impl PendingMessage {
+    pub(super) fn one(parts: Parts, end: bool) -> PendingMessage {
+        PendingMessage { body: PendingBody::One { parts, sent: 0 }, end }
+    }
 }
 
 impl Stream {

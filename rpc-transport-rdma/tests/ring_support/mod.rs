@@ -417,7 +417,8 @@ impl Owner {
             Some(&Message::Bulk(len)) => {
                 let len = len.min(link.limits().max_bulk_bytes);
                 // Every other one from where it lies, if that can be.
-                let lends = link.limits().lend_threshold_bytes.is_some() && self.sent % 2 == 0;
+                let lends =
+                    link.limits().lend_threshold_bytes.is_some() && self.sent.is_multiple_of(2);
                 let lent = if lends {
                     let mut message = vec![0; len];
                     fill(&mut message, self.side, self.sent);

@@ -29,7 +29,7 @@ macro_rules! case_list {
             unknown_method wrong_message_type handler_panic handler_sees_its_connection
             concurrent_large_unary rpc_soak;
         metadata: custom_metadata metadata_of_every_kind metadata_too_long;
-        sizes: every_threshold streams_of_every_size four_mib_limit limits_of_one_client
+        sizes: every_threshold streams_of_every_size short_messages_together four_mib_limit limits_of_one_client
             configured_send_limit;
         time: timeout_on_sleeping_server deadline_travels deadline_drops_the_handler
             deadline_of_a_stream deadline_while_blocked cancel_after_begin cancel_after_first_response

@@ -9,9 +9,9 @@ use crate::pattern::{checksum, payload};
 use crate::proto::test_service_client::TestServiceClient;
 use crate::proto::{SimpleRequest, StreamingInputCallRequest};
 
-/// Where something changes: mailbox, page, bulk, frame, window, ring and message limits.
-const THRESHOLDS: [usize; 9] =
-    [104, 4 * KIB, 8 * KIB, 16 * KIB, 32 * KIB, 64 * KIB, 80 * KIB, 256 * KIB, MIB];
+/// Where something changes: mailbox, batch, page, bulk, frame, window, ring and message limits.
+const THRESHOLDS: [usize; 10] =
+    [104, KIB, 4 * KIB, 8 * KIB, 16 * KIB, 32 * KIB, 64 * KIB, 80 * KIB, 256 * KIB, MIB];
 
 /// Just below and above: a frame's and a burst's headers are 16 to 64 bytes.
 const OFFSETS: [isize; 9] = [-65, -33, -17, -16, -1, 0, 1, 16, 17];
@@ -38,6 +38,28 @@ pub async fn streams_of_every_size(place: Place) {
     let world = place.world().await;
     let sizes: Vec<usize> =
         around_thresholds().map(|total| field_bytes(total).unwrap_or(0)).collect();
+    let mut want = 0u64;
+    for bytes in &sizes {
+        want = want.rotate_left(1) ^ checksum(&payload(*bytes, 5));
+    }
+    let sent = sizes.clone();
+    let messages =
+        stream::iter(sent).map(|bytes| StreamingInputCallRequest { payload: payload(bytes, 5) });
+    let reply = world.client().streaming_input_call(messages).await.unwrap().into_inner();
+    assert_eq!((reply.messages, reply.checksum), (sizes.len() as u64, want));
+
+    let request = output(&sizes, 1);
+    let mut responses = world.client().streaming_output_call(request).await.unwrap().into_inner();
+    for (number, bytes) in sizes.into_iter().enumerate() {
+        next(&mut responses, number as u64, bytes).await;
+    }
+    over(responses).await;
+}
+
+/// Thousands of short messages, which travel together, with longer ones between them.
+pub async fn short_messages_together(place: Place) {
+    let world = place.world().await;
+    let sizes: Vec<usize> = (0..5000).map(|number| number * 37 % 1100).collect();
     let mut want = 0u64;
     for bytes in &sizes {
         want = want.rotate_left(1) ^ checksum(&payload(*bytes, 5));

@@ -17,7 +17,7 @@ const LIMITS: SessionConfig = SessionConfig {
 
 /// A frame that is nearly right.
 fn frame() -> impl Strategy<Value = Vec<u8>> {
-    let kind = prop_oneof![9 => 1u8..=0x0e, 1 => any::<u8>()];
+    let kind = prop_oneof![9 => 1u8..=0x0f, 1 => any::<u8>()];
     let flags = prop_oneof![4 => 0u8..16, 1 => any::<u8>()];
     let stream = prop_oneof![8 => 0u32..6, 1 => 35u32..45, 1 => any::<u32>()];
     let number =
@@ -33,6 +33,7 @@ fn frame() -> impl Strategy<Value = Vec<u8>> {
             // Often the lengths fit, so that the frame gets past the first checks.
             let carries = kind == Kind::Message as u8 || kind == Kind::Request as u8;
             let (a, b) = match fits {
+                true if kind == Kind::Messages as u8 => (body.len() as u32 / 2, 0),
                 true if carries => (0, body.len() as u32 + u32::from(flags & flag::MORE != 0) * 9),
                 _ => (a, b),
             };

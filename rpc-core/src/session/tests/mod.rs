@@ -211,6 +211,21 @@ impl End {
                 }
                 Seen::Message { stream, message, position, end }
             }
+            Event::Messages { stream, mut messages, end } => {
+                if self.reads {
+                    self.session.consumed(stream, messages.end());
+                }
+                loop {
+                    let (message, position) = messages.first().unwrap();
+                    let message = Some(message.to_vec());
+                    let more = messages.pop();
+                    let end = end && !more;
+                    self.seen.push(Seen::Message { stream, message, position, end });
+                    if !more {
+                        return Ok(());
+                    }
+                }
+            }
             Event::Bulk { stream, descriptor, head, len, tail, position, end } => {
                 let ends = [head, tail].map(<[u8]>::to_vec);
                 self.waiting.push_back(Waiting { stream, descriptor, ends, len, position, end });

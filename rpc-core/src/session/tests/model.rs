@@ -185,14 +185,18 @@ impl World {
         if half.sent_end {
             return;
         }
-        let bytes = message(call, client, index, len);
-        let side = if client { &mut self.pair.client } else { &mut self.pair.server };
-        let sending = side.session.send_message(&mut side.sink, id, &apart(&bytes), end).unwrap();
+        let (sent, sending) = if !end && self.rng.chance(30) {
+            self.send_batch(call, client)
+        } else {
+            let bytes = apart(&message(call, client, index, len));
+            let side = if client { &mut self.pair.client } else { &mut self.pair.server };
+            (vec![len], side.session.send_message(&mut side.sink, id, &bytes, end).unwrap())
+        };
         let half = self.half(call, client);
         match sending {
             Sending::Sent | Sending::Queued => {
                 assert!(!half.blocked, "taken while another message waits");
-                half.sent.push(len);
+                half.sent.extend(sent);
                 half.sent_end = end;
                 half.blocked = sending == Sending::Queued;
             }
@@ -200,6 +204,21 @@ impl World {
             Sending::Busy => half.blocked = true,
             Sending::Closed => panic!("call {call} is open"),
         }
+    }
+
+    /// Several messages at once; their lengths.
+    fn send_batch(&mut self, call: usize, client: bool) -> (Vec<usize>, Sending) {
+        let half = self.half(call, client);
+        let (id, index) = (half.id.unwrap(), half.sent.len());
+        let (mut batch, mut lens) = (Batch::default(), Vec::new());
+        for number in 0..1 + self.rng.below(9) {
+            let len = self.rng.below(1000);
+            let Some(room) = batch.push(len) else { break };
+            room.copy_from_slice(&message(call, client, index + number, len));
+            lens.push(len);
+        }
+        let side = if client { &mut self.pair.client } else { &mut self.pair.server };
+        (lens, side.session.send_batch(&mut side.sink, id, &batch).unwrap())
     }
 
     fn client_send(&mut self) {
