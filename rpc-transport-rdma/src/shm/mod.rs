@@ -21,7 +21,7 @@
 //!
 //! | file | idea |
 //! |---|---|
-//! | `qp`, `hold` | the queue pair: posting and polling; waiting and failing |
+//! | `qp`, `post`, `hold` | the queue pair: its life and polling; posting; waiting and failing |
 //! | `send_queue`, `wire` | which requests wait; doing one |
 //! | `cq_ring`, `control` | the completion ring; the words two processes share |
 //! | `attend` | the peer's state, the socket's messages, dropped regions |
@@ -53,6 +53,7 @@ mod host_id;
 mod mapping;
 mod memfd;
 mod notify;
+mod post;
 mod qp;
 mod regions;
 mod send_queue;
