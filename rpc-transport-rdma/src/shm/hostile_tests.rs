@@ -15,8 +15,10 @@ use super::control::{ControlBlock, block_bytes};
 use super::fdpass::tests::socket_pair;
 use super::fdpass::{self, Hello, Incoming, Message, Sent, TOKEN_BYTES};
 use super::mapping::Mapping;
+use super::mark;
 use super::memfd::{self, OfferedMemfd};
 use super::notify;
+use super::peer::Peer;
 use super::qp::{Parts, ShmQueuePair};
 use crate::verbs::{
     Access, Completed, Completion, Op, PostError, QueuePair, Region, RemoteAddr, Status,
@@ -63,6 +65,7 @@ fn victim_and_liar() -> (ShmQueuePair, Liar) {
         receive_depth: DEPTH,
         max_regions: 4096,
         max_bytes: u64::MAX,
+        mark_at: 0,
     };
     let peer_name = "a liar".into();
     let qp = ShmQueuePair::new(Parts {
@@ -72,6 +75,8 @@ fn victim_and_liar() -> (ShmQueuePair, Liar) {
         peer,
         peer_event,
         peer_hello,
+        showed_mark: true,
+        peer_memory: Peer::this_process().memory(mark::own().unwrap().address()),
         socket,
         peer_name,
     });
@@ -170,6 +175,7 @@ fn garbage_on_the_socket_ends_the_queue_pair() {
         receive_depth: 1,
         max_regions: 1,
         max_bytes: 1,
+        mark_at: 0,
     });
     let (mut qp, mut liar) = victim_and_liar();
     let event = notify::new_event().unwrap();
@@ -329,6 +335,7 @@ fn a_peer_that_takes_no_offers_gives_back_pressure_not_growth() {
             match message {
                 Message::Offer { rkey, .. } => assert!(open.insert(rkey)),
                 Message::Revoke { rkey } => assert!(open.remove(&rkey)),
+                Message::Seen { .. } => {}
                 Message::Hello(_) => panic!("a hello"),
             }
         }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use rustix::io::Errno;
 
+use super::lend::is_lent;
 use super::mapping::Mapping;
 use super::notify::WAKE_COMPLETIONS;
 use super::qp::{Phase, ShmQueuePair};
@@ -41,6 +42,12 @@ impl ShmQueuePair {
                     return Err(bad_request(index, "the word's address is not 8-byte aligned"));
                 }
                 Request::Word { word: *word, to: *to }
+            }
+            Op::Read { into, from } if is_lent(from.rkey) && !into.region.is_local() => {
+                return Err(bad_request(
+                    index,
+                    "lent memory is READ into memory of this side only",
+                ));
             }
             Op::Read { into, from } => Request::Read { into: span(into)?, from: *from },
             Op::Send { word } => Request::Send { word: *word },

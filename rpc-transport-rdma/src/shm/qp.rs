@@ -17,22 +17,26 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use rdma_rpc_core::poll_set::{PollSet, Watched};
 use rustix::io::Errno;
 
 use super::config::ShmConfig;
 use super::control::ControlBlock;
 use super::cq_ring::{Consumer, Producer};
+use super::cross_read::PeerMemory;
 use super::event::Reactor;
 use super::failure::{Failure, StateCode};
-use super::fdpass::Hello;
+use super::fdpass::{Hello, Message};
+use super::lend::Lendings;
 use super::notify::{self, WAKE_COMPLETIONS, WAKE_RECEIVES};
 use super::regions::{OwnRegions, PeerRegions, ShmRegion};
 use super::send_queue::SendQueue;
 use super::watch::Watch;
 use super::wire::Wire;
 use crate::verbs::{
-    Access, Caps, Completed, Completion, PostError, QueuePair, Status, VerbError, WorkRequest,
+    Access, Caps, Completed, Completion, PostError, QueuePair, RemoteAddr, Status, VerbError,
+    WorkRequest,
 };
 
 /// After this many polls the words that seldom change are looked at even under load.
@@ -47,6 +51,10 @@ pub(super) struct Parts {
     pub(super) peer: ControlBlock,
     pub(super) peer_event: OwnedFd,
     pub(super) peer_hello: Hello,
+    /// Whether the peer was told where our mark is.
+    pub(super) showed_mark: bool,
+    /// The memory of the peer's process, if it showed a mark and this side can read it.
+    pub(super) peer_memory: Option<PeerMemory>,
     pub(super) socket: OwnedFd,
     pub(super) peer_name: String,
 }
@@ -91,6 +99,7 @@ pub struct ShmQueuePair {
     pub(super) sends: SendQueue,
     pub(super) blocked: Option<Blocked>,
     pub(super) regions: OwnRegions,
+    pub(super) lendings: Lendings,
     pub(super) announcements: u64,
     pub(super) announced: u64,
     pub(super) received_messages: u64,
@@ -109,10 +118,10 @@ pub struct ShmQueuePair {
 
 impl ShmQueuePair {
     pub(super) fn new(parts: Parts) -> ShmQueuePair {
-        let Parts { config, own, own_event, peer, peer_event, peer_hello, socket, peer_name } =
-            parts;
+        let Parts { config, own, own_event, peer, peer_event, peer_hello, socket, .. } = parts;
+        let seen = parts.peer_memory.as_ref().map(PeerMemory::mark);
         let (own, peer) = (Arc::new(own), Arc::new(peer));
-        ShmQueuePair {
+        let mut queue_pair = ShmQueuePair {
             watched: Watched::new(Watch::new(Arc::clone(&own), Arc::clone(&peer))),
             reactor: None,
             consumer: Consumer::new(config.receive_depth),
@@ -121,17 +130,19 @@ impl ShmQueuePair {
                 peer,
                 producer: Producer::new(peer_hello.receive_depth),
                 regions: PeerRegions::new(config.max_peer_regions, config.max_peer_bytes),
+                peer_memory: parts.peer_memory,
             },
             sends: SendQueue::new(config.send_depth),
             blocked: None,
             regions: OwnRegions::new(peer_hello.max_regions, peer_hello.max_bytes),
+            lendings: Lendings::new(parts.showed_mark),
             announcements: 0,
             announced: 0,
             received_messages: 0,
             socket: Arc::new(socket),
             own_event: Arc::new(own_event),
             peer_event,
-            peer_name,
+            peer_name: parts.peer_name,
             phase: Phase::Up,
             is_armed: false,
             receives_first: false,
@@ -140,7 +151,13 @@ impl ShmQueuePair {
             next_probe: None,
             own,
             config,
+        };
+        if let Some(mark) = seen {
+            queue_pair.regions.queue(Message::Seen { mark });
+            queue_pair.announce(1);
+            queue_pair.send_messages();
         }
+        queue_pair
     }
 
     /// Tells the peer, if it sleeps, about what was published.
@@ -275,6 +292,14 @@ impl QueuePair for ShmQueuePair {
         Ok(region)
     }
 
+    fn lend(&mut self, bytes: &Bytes) -> Option<RemoteAddr> {
+        self.lend_bytes(bytes)
+    }
+
+    fn take_back(&mut self, lent: RemoteAddr) {
+        self.lendings.take_back(lent);
+    }
+
     fn post_send(&mut self, list: &[WorkRequest<'_, ShmRegion>]) -> Result<(), PostError> {
         if matches!(self.phase, Phase::Failed(_)) {
             return Err(PostError::Failed);
@@ -365,10 +390,11 @@ impl QueuePair for ShmQueuePair {
 
 impl Drop for ShmQueuePair {
     fn drop(&mut self) {
-        self.watched.leave();
+        // First of all: lent memory is freed with the fields, after this (`super::lend`).
         if !matches!(self.phase, Phase::Failed(_)) {
             self.publish_state(StateCode::Closed);
         }
+        self.watched.leave();
         // Even if a child process holds a copy of the socket, the peer sees the end now. The
         // error (the peer is gone already) changes nothing.
         let _ = rustix::net::shutdown(self.socket.as_fd(), rustix::net::Shutdown::Both);
