@@ -401,6 +401,21 @@ mod tests {
     }
 
     #[test]
+    fn a_mark_that_is_not_there_costs_only_direct_reads() {
+        let config = ShmConfig::default();
+        let real = mark::own().unwrap().address();
+        for (mark_at, can) in [(0, false), (4096, false), (u64::MAX, false), (real, true)] {
+            let own = Prepared::new(&config).unwrap();
+            let (socket, _other) = fdpass::tests::socket_pair();
+            let (_, control) = Mapping::for_both(block_bytes(64)).unwrap();
+            let fds = vec![control, notify::new_event().unwrap()];
+            let hello = Hello { mark_at, ..hello_with(64) };
+            let parts = own.join(&config, socket, hello, fds, Peer::this_process()).unwrap();
+            assert_eq!((parts.peer_memory.is_some(), parts.showed_mark), (can, true));
+        }
+    }
+
+    #[test]
     fn lying_hellos_are_refused() {
         let config = ShmConfig::default();
         let join = |depth: u32, fds: Vec<OwnedFd>| {

@@ -1,4 +1,5 @@
-//! Lending between two queue pairs, and the moments at which a READ must not succeed.
+//! Lending between two queue pairs, the moments at which a READ must not succeed, and peers that
+//! lie about marks.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -7,6 +8,11 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::config::ShmConfig;
+use super::fdpass::Message;
+use super::hostile_tests::{end_of, victim_and_liar, victim_of_mark_at};
+use super::lend::Lendings;
+use super::mapping::{Mapping, OwnedMapping};
+use super::mark;
 use super::qp::ShmQueuePair;
 use super::regions::ShmRegion;
 use crate::verbs::{
@@ -47,17 +53,6 @@ fn end_of_read(qp: &mut ShmQueuePair) -> Status {
         assert!(Instant::now() < give_up, "the READ does not end");
         if qp.poll(&mut into).unwrap() == 1 && into[0].what == (Completed::Send { id: 7 }) {
             return into[0].status;
-        }
-    }
-}
-
-/// Polls until the queue pair reports its failure.
-fn end_of(qp: &mut ShmQueuePair) -> String {
-    let give_up = Instant::now() + Duration::from_secs(20);
-    loop {
-        assert!(Instant::now() < give_up, "it does not end");
-        if let Err(error) = qp.poll(&mut [NONE]) {
-            return error.to_string();
         }
     }
 }
@@ -284,4 +279,53 @@ fn no_read_that_races_with_the_end_of_its_lender_brings_wrong_bytes() {
     }
     println!("{good} READs succeeded, {flushed} did not");
     assert_eq!(flushed, ROUNDS);
+}
+
+fn read_lent(qp: &mut ShmQueuePair, bytes: &[u8]) -> Status {
+    let target = qp.register(bytes.len(), Access::ReadTarget).unwrap();
+    let from = RemoteAddr { addr: bytes.as_ptr().addr() as u64, rkey: 1 << 31 };
+    post_read(qp, &target, 0, bytes.len(), from).unwrap();
+    let status = end_of_read(qp);
+    assert!(status != Status::Success || target.bytes() == bytes);
+    status
+}
+
+#[test]
+fn a_peer_that_did_not_read_our_mark_is_lent_nothing_and_works_on() {
+    let bytes = Bytes::from(vec![7; 100]);
+    let mark = mark::own().unwrap().bytes();
+    let mut wrong = mark;
+    wrong[15] ^= 0x80;
+    for (told, is_lent) in [(None, false), (Some(wrong), false), (Some(mark), true)] {
+        let (mut qp, mut liar) = victim_and_liar();
+        if let Some(mark) = told {
+            liar.tell(Message::Seen { mark }, &[]);
+        }
+        assert_eq!(qp.lend(&bytes).is_some(), is_lent, "{told:02x?}");
+        assert_eq!(qp.poll(&mut [NONE; 4]).unwrap(), 0);
+        assert_eq!(qp.lend(&bytes).is_some(), is_lent, "{told:02x?}");
+        // Whoever guessed wrong may not guess on.
+        liar.tell(Message::Seen { mark }, &[]);
+        if told.is_some() {
+            assert!(end_of(&mut qp).contains("a second time"));
+            assert!(qp.lend(&bytes).is_none());
+        }
+    }
+    assert!(Lendings::new(false).seen(&mark).unwrap_err().contains("not told of"));
+}
+
+#[test]
+fn a_peer_that_lies_about_its_mark_or_changes_it_is_not_read() {
+    let bytes = [9; 5000];
+    for nowhere in [0, 1, 4096, u64::MAX] {
+        let (mut qp, _liar) = victim_of_mark_at(nowhere);
+        assert_eq!(qp.poll(&mut [NONE]).unwrap(), 0, "the connection is good without");
+        assert_eq!(read_lent(&mut qp, &bytes), Status::RemoteAccess);
+    }
+    let mut page = OwnedMapping::new(Mapping::private(64).unwrap());
+    let (mut qp, _liar) = victim_of_mark_at(page.mapping().at(0, 64).addr() as u64);
+    assert_eq!(read_lent(&mut qp, &bytes), Status::Success);
+    page.bytes_mut()[0] = 1;
+    assert_eq!(read_lent(&mut qp, &bytes), Status::Flushed);
+    assert!(end_of(&mut qp).contains("the peer's process is gone"));
 }
