@@ -281,6 +281,7 @@ pub(super) mod tests {
     use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
     use super::*;
+    use crate::protocol_text::vector;
     use crate::shm::notify::new_event;
 
     pub(in crate::shm) fn socket_pair() -> (OwnedFd, OwnedFd) {
@@ -318,6 +319,16 @@ pub(super) mod tests {
         for message in messages() {
             assert_eq!(Message::parse(&message.encode()), Ok(message));
         }
+        let mark = std::array::from_fn(|i| i as u8);
+        assert_eq!(Message::Seen { mark }.encode(), vector("shm/seen"));
+        let hello = Message::Hello(Hello {
+            token: [7; TOKEN_BYTES],
+            receive_depth: 1024,
+            max_regions: 5,
+            max_bytes: 6,
+            mark_at: 0x7fff_f7ff_f000,
+        });
+        assert_eq!(hello.encode(), vector("shm/hello"));
         let revoke = Message::Revoke { rkey: 0x0403_0201 };
         assert_eq!(revoke.encode(), [3, 1, 2, 3, 4]);
     }

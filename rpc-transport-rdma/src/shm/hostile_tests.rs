@@ -401,7 +401,8 @@ fn lie(liar: &mut Liar, random: &mut Random, memory: &OwnedFd) {
             let _ = fdpass::send(&liar.socket, &Message::Revoke { rkey }, &[]);
         }
         11 => {
-            let mark = if word % 2 == 0 { mark::own().unwrap().bytes() } else { [0; MARK_BYTES] };
+            let mark =
+                if word.is_multiple_of(2) { mark::own().unwrap().bytes() } else { [0; MARK_BYTES] };
             let _ = fdpass::send(&liar.socket, &Message::Seen { mark }, &[]);
         }
         _ => {
