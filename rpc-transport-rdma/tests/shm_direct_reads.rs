@@ -1,6 +1,7 @@
 //! Two processes that read each other's memory directly: this test binary starts itself again as
 //! the other end.
 
+use std::os::unix::process::CommandExt;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -19,6 +20,8 @@ const NONE: Completion =
     Completion { what: Completed::Receive { imm: 0 }, status: Status::Success };
 /// What an end says instead of a key if it lends nothing.
 const NOTHING: u32 = 0;
+/// Has the child run another program.
+const BECOME_ANOTHER: u32 = 77;
 
 fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
@@ -166,7 +169,11 @@ fn the_other_process() {
         let good = end.read(from, &pattern(1)) == Status::Success;
         end.say(&[u32::from(good)]);
     }
-    while end.step().is_ok() {}
+    while end.step().is_ok() {
+        if end.words.pop() == Some(BECOME_ANOTHER) {
+            panic!("{}", std::process::Command::new("sleep").arg("60").exec());
+        }
+    }
 }
 
 fn connect(runtime: &tokio::runtime::Runtime, ours: bool, theirs: bool) -> (Child, End) {
@@ -236,6 +243,26 @@ fn what_a_killed_process_lent_is_not_read() {
         };
         assert!(error.contains("is gone"), "{error}");
     }
+}
+
+/// The process id is the same, the addresses may be in use, and it is still not the peer.
+#[test]
+fn a_process_that_runs_another_program_is_not_read() {
+    if !kernel_allows() {
+        return;
+    }
+    let runtime = runtime();
+    let (mut child, mut end) = connect(&runtime, true, true);
+    let from = end.hear_address();
+    end.say(&[0, 0, NOTHING, BECOME_ANOTHER]);
+    let name = format!("/proc/{}/comm", child.id().unwrap());
+    let give_up = Instant::now() + Duration::from_secs(20);
+    while std::fs::read_to_string(&name).unwrap().trim() != "sleep" {
+        assert!(Instant::now() < give_up, "the child runs on");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert_eq!(end.read(from, &pattern(2)), Status::Flushed);
+    runtime.block_on(child.kill()).unwrap();
 }
 
 #[test]

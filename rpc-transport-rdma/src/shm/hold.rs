@@ -29,7 +29,7 @@ impl ShmQueuePair {
                 Reason::KeyUnderWay
             }
             Step::Violation(what) => return self.refuse_front(&what),
-            Step::PeerLost(failure) => return self.lose_peer(failure),
+            Step::PeerLost(failure) => return self.lose_peer(*failure),
             Step::Fault(fault) => return self.lose_peer(Failure::misbehaved(fault)),
         };
         self.block(reason);

@@ -91,6 +91,7 @@ impl Lendings {
             Reader::Silent => {}
         }
         self.reader = if mark::own().is_some_and(|mark| mark.bytes() == *found) {
+            tracing::debug!("shm: the peer reads our memory: long messages may be lent");
             Reader::Proved
         } else {
             tracing::debug!("shm: the peer reads the memory of another process: nothing is lent");
@@ -150,11 +151,11 @@ impl Wire {
         fence(Ordering::Acquire);
         let state = self.peer.state().load(Ordering::Acquire);
         if state != 0 {
-            return Some(Step::PeerLost(Failure::told_by_peer(state)));
+            return Some(Step::PeerLost(Box::new(Failure::told_by_peer(state))));
         }
         match read {
             Ok(()) => None,
-            Err(Unread::Gone) => Some(Step::PeerLost(Failure::peer_gone())),
+            Err(Unread::Gone) => Some(Step::PeerLost(Box::new(Failure::peer_gone()))),
             Err(Unread::Refused(errno)) => Some(Step::Violation(format!(
                 "READ of {len} bytes at {:#x} of its process: {errno}",
                 from.addr

@@ -44,3 +44,26 @@ pub(super) fn own() -> Option<&'static Mark> {
     let made = || Mark::new().inspect_err(|why| tracing::debug!(why, "shm: no direct reads"));
     MARK.get_or_init(|| made().ok()).as_ref()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mark_is_there_unguessable_and_no_child_inherits_it() {
+        let (mark, other) = (own().unwrap(), Mark::new().unwrap());
+        assert_ne!(mark.bytes(), other.bytes());
+        assert_eq!(*mark.memory.bytes(), mark.bytes());
+        // What the kernel says of the mapping; "wf" is MADV_WIPEONFORK.
+        let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let holds_the_mark = |line: &str| {
+            let range = line.split_once(' ').and_then(|(range, _)| range.split_once('-'));
+            let address = |text| u64::from_str_radix(text, 16).ok();
+            let range = range.and_then(|(start, end)| Some(address(start)?..address(end)?));
+            range.is_some_and(|range| range.contains(&mark.address()))
+        };
+        let flags = maps.lines().skip_while(|line| !holds_the_mark(line));
+        let flags = flags.skip(1).find(|line| line.starts_with("VmFlags:")).unwrap();
+        assert!(flags.split_whitespace().any(|flag| flag == "wf"), "{flags}");
+    }
+}

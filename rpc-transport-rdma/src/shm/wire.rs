@@ -28,7 +28,7 @@ pub(super) enum Step {
     /// The peer's memory rules forbid it.
     Violation(String),
     /// The peer failed, or is gone.
-    PeerLost(Failure),
+    PeerLost(Box<Failure>),
     /// The peer scribbled over shared words.
     Fault(RingFault),
 }
@@ -59,7 +59,8 @@ impl Wire {
     }
 
     /// Moves a request on by at most `budget` bytes. What is checked is checked before a byte
-    /// moves, so a request that breaks the rules changes no memory.
+    /// moves, so a request that breaks the rules changes no memory. (Of lent memory only the
+    /// kernel knows, on the way; what a READ that fails has brought by then, nobody looks at.)
     #[inline]
     pub(super) fn execute<M: Borrow<Arc<Mapping>>>(
         &mut self,
