@@ -41,7 +41,7 @@ pub struct Caps {
     pub inline_bytes: u32,
     /// READs this queue pair may have in flight.
     pub reads_in_flight: u32,
-    /// Whether [`QueuePair::lend`] works here, and the peer can READ what it lends.
+    /// Whether [`QueuePair::lend`] may work here: it need not yet, and not for every peer.
     pub lends: bool,
 }
 

@@ -335,6 +335,8 @@ fn an_idle_wait_stays_asleep() {
 #[test]
 fn waiting_outside_of_a_runtime_is_an_error_not_a_panic() {
     let (mut a, _b) = ShmQueuePair::pair(&config()).unwrap();
+    // What the peer found at our mark is news once.
+    assert_eq!(a.poll(&mut [NONE]).unwrap(), 0);
     let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
     let std::task::Poll::Ready(Err(error)) = a.poll_event(&mut cx) else { panic!("an error") };
     assert!(error.to_string().contains("runtime") || error.to_string().contains("reactor"));

@@ -210,6 +210,18 @@ mod tests {
     }
 
     #[test]
+    fn direct_reads_can_be_turned_off_in_the_file_and_the_environment() {
+        assert!(ClientConfig::default().shm.direct_reads);
+        let config = ClientConfig::from_toml("[shm]\ndirect_reads = false").unwrap();
+        assert!(!config.shm.direct_reads);
+        let resolve =
+            |text| resolve_with(ClientConfig::default(), &[("RDMA_RPC_DIRECT_READS", text)]);
+        assert!(!resolve("false").unwrap().shm.direct_reads);
+        let error = resolve("no").unwrap_err().to_string();
+        assert!(error.contains("RDMA_RPC_DIRECT_READS"), "{error}");
+    }
+
+    #[test]
     fn errors_name_source_line_key_and_range() {
         for (text, line, key, want) in [
             ("\n[limits]\nmax_message_bytes = 0", 3, "limits.max_message_bytes", "1 to 1073741824"),

@@ -29,7 +29,7 @@ enum As {
 }
 
 /// The variables, how they are read, and the keys they set.
-const VARIABLES: [(&str, As, &[&str]); 13] = [
+const VARIABLES: [(&str, As, &[&str]); 14] = [
     ("RDMA_RPC_TARGET", As::Text, &["target"]),
     ("RDMA_RPC_LISTEN", As::List, &["listen"]),
     ("RDMA_RPC_TRANSPORTS", As::List, &["transports"]),
@@ -43,6 +43,7 @@ const VARIABLES: [(&str, As, &[&str]); 13] = [
     ("RDMA_RPC_DEVICE", As::Text, &["rdma.device"]),
     ("RDMA_RPC_PROGRESS", As::Text, &["rdma.progress", "shm.progress"]),
     ("RDMA_RPC_SPIN_US", As::Number, &["rdma.spin_us", "shm.spin_us"]),
+    ("RDMA_RPC_DIRECT_READS", As::Switch, &["shm.direct_reads"]),
 ];
 
 /// Names the file to lay over the code's values.

@@ -45,6 +45,7 @@
 //! | `RDMA_RPC_DEVICE` | `rdma.device` |
 //! | `RDMA_RPC_PROGRESS` | `rdma.progress` and `shm.progress` |
 //! | `RDMA_RPC_SPIN_US` | `rdma.spin_us` and `shm.spin_us` |
+//! | `RDMA_RPC_DIRECT_READS` | `shm.direct_reads`: `true` or `false` |
 //!
 //! Empty variables count as not set. Client variables do not concern a server, nor the other way
 //! round.

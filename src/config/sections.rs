@@ -239,6 +239,11 @@ pub struct ShmConfig {
     /// Messages of more than half of it travel in pieces. Default 512 MiB.
     #[serde(deserialize_with = "size")]
     pub bulk_pool_bytes: usize,
+    /// Whether long messages may be read out of one process's memory by the other, without a copy
+    /// to shared memory between. It needs both ends, one user, and a kernel that lets a process
+    /// read another (Yama's `ptrace_scope` or a seccomp filter may forbid `process_vm_readv`);
+    /// where one is missing, messages are copied. Default true.
+    pub direct_reads: bool,
 }
 
 impl Default for ShmConfig {
@@ -246,7 +251,14 @@ impl Default for ShmConfig {
         let RdmaConfig {
             progress, spin_us, ring_bytes, bulk_threshold_bytes, bulk_pool_bytes, ..
         } = RdmaConfig::default();
-        ShmConfig { progress, spin_us, ring_bytes, bulk_threshold_bytes, bulk_pool_bytes }
+        ShmConfig {
+            progress,
+            spin_us,
+            ring_bytes,
+            bulk_threshold_bytes,
+            bulk_pool_bytes,
+            direct_reads: true,
+        }
     }
 }
 

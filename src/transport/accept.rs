@@ -110,7 +110,7 @@ impl Acceptor {
         match taken {
             Taken::Tcp => Err("tcp was chosen".into()),
             Taken::Shm => {
-                let queue_pair = shm::upgrade_server(bootstrap, &shm::ShmConfig::default())
+                let queue_pair = shm::upgrade_server(bootstrap, &self.settings.shm_device())
                     .await
                     .map_err(|error| error.to_string())?;
                 let config = self.settings.shm_ring(bootstrap.peer());

@@ -103,7 +103,7 @@ impl Dialer {
         let peer = self.target.address.to_string();
         match (bootstrap.answer().transport, rdma) {
             (TransportKind::Shm, _) => {
-                let queue_pair = shm::upgrade_client(bootstrap, &shm::ShmConfig::default())
+                let queue_pair = shm::upgrade_client(bootstrap, &self.settings.shm_device())
                     .await
                     .map_err(|error| error.to_string())?;
                 let config = self.settings.shm_ring(&peer);

@@ -7,6 +7,7 @@ use rdma_rpc_core::session::SessionConfig;
 use rdma_rpc_core::{Progress, ProgressMode};
 use rdma_rpc_transport_rdma::ibv::{IbvConfig, PathMtu, Wish};
 use rdma_rpc_transport_rdma::ring::{PoolLimits, RingConfig};
+use rdma_rpc_transport_rdma::shm;
 use rdma_rpc_transport_tcp::{BootstrapOptions, Keepalive, SocketOptions, TcpLinkOptions};
 
 use crate::config;
@@ -125,6 +126,10 @@ impl Settings {
         };
         let spin = Duration::from_micros(spin_us);
         ConnectionConfig { session: self.session, progress: Progress { mode, spin } }
+    }
+
+    pub(super) fn shm_device(&self) -> shm::ShmConfig {
+        shm::ShmConfig { direct_reads: self.shm.direct_reads, ..Default::default() }
     }
 
     pub(super) fn shm_ring(&self, peer: &str) -> RingConfig {

@@ -118,6 +118,7 @@ impl ShmQueuePair {
     fn handle(&mut self, message: Message, mut fds: Vec<OwnedFd>) -> Result<(), String> {
         match message {
             Message::Hello(_) => Err("a second hello".into()),
+            Message::Seen { mark } => self.lendings.seen(&mark),
             Message::Revoke { rkey } => self.wire.regions.remove(rkey),
             Message::Offer { rkey, access, len } => {
                 let fd = fds.pop().ok_or("an offer without a memfd")?;

@@ -36,6 +36,11 @@ pub struct ShmConfig {
     /// is still there: one system call each time. A killed peer is noticed within this time when
     /// polling, and at once when waiting in `poll_event`.
     pub probe_interval: Duration,
+    /// Whether long messages may be read out of one process's memory by the other, without a copy
+    /// between. It needs both ends, one user, and a kernel that lets one process read the other
+    /// (`process_vm_readv`: Yama's `ptrace_scope` or a seccomp filter may forbid it); where one is
+    /// missing, messages are copied to shared memory first.
+    pub direct_reads: bool,
 }
 
 impl Default for ShmConfig {
@@ -51,6 +56,7 @@ impl Default for ShmConfig {
             allowed_uids: Vec::new(),
             hello_timeout: Duration::from_secs(1),
             probe_interval: Duration::from_millis(10),
+            direct_reads: true,
         }
     }
 }

@@ -31,8 +31,10 @@ use super::error::ShmError;
 use super::event;
 use super::fdpass::{self, Hello, Incoming, Message, Sent, TOKEN_BYTES};
 use super::mapping::Mapping;
+use super::mark::{self, Mark};
 use super::memfd::OfferedMemfd;
 use super::notify;
+use super::peer::Peer;
 use super::qp::{Parts, ShmQueuePair};
 
 const NAME_BYTES: usize = 16;
@@ -145,7 +147,7 @@ impl ShmListener {
                     continue;
                 }
             };
-            let peer = check_peer(socket.get_ref(), config)?;
+            let peer = Peer::check(socket.get_ref(), config)?;
             let own = Prepared::new(config)?;
             own.send_hello(socket.get_ref(), config, &self.ticket)?;
             let parts = own.join(config, socket.into_inner(), hello, fds, peer)?;
@@ -159,7 +161,7 @@ impl ShmListener {
 pub struct ShmConnecting {
     socket: AsyncFd<OwnedFd>,
     own: Prepared,
-    peer: String,
+    peer: Peer,
     ticket: ShmTicket,
 }
 
@@ -184,7 +186,7 @@ impl ShmConnecting {
                 }
             }
         }
-        let peer = check_peer(&socket, config)?;
+        let peer = Peer::check(&socket, config)?;
         let own = Prepared::new(config)?;
         own.send_hello(&socket, config, ticket)?;
         Ok(ShmConnecting { socket: watch(socket)?, own, peer, ticket: ticket.clone() })
@@ -222,21 +224,26 @@ impl ShmQueuePair {
 
     /// Two connected queue pairs in this process, for tests and benchmarks. Needs no runtime.
     pub fn pair(config: &ShmConfig) -> Result<(ShmQueuePair, ShmQueuePair), ShmError> {
-        config.validate()?;
+        ShmQueuePair::pair_of(config, config)
+    }
+
+    /// As [`ShmQueuePair::pair`], of two that are set differently.
+    pub fn pair_of(a: &ShmConfig, b: &ShmConfig) -> Result<(ShmQueuePair, ShmQueuePair), ShmError> {
+        a.validate()?;
+        b.validate()?;
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let sockets =
             rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None);
-        let (a, b) = sockets
+        let (of_a, of_b) = sockets
             .map_err(|errno| ShmError::verb("socketpair", errno, "EMFILE: raise RLIMIT_NOFILE"))?;
         let ticket = ShmTicket::random()?;
-        let (own_a, own_b) = (Prepared::new(config)?, Prepared::new(config)?);
-        own_a.send_hello(&a, config, &ticket)?;
-        own_b.send_hello(&b, config, &ticket)?;
-        let (hello_b, fds_b) = hello_of(fdpass::receive(&a))?;
-        let (hello_a, fds_a) = hello_of(fdpass::receive(&b))?;
-        let name = || String::from("this process");
-        let first = own_a.join(config, a, hello_b, fds_b, name())?;
-        let second = own_b.join(config, b, hello_a, fds_a, name())?;
+        let (own_a, own_b) = (Prepared::new(a)?, Prepared::new(b)?);
+        own_a.send_hello(&of_a, a, &ticket)?;
+        own_b.send_hello(&of_b, b, &ticket)?;
+        let (hello_b, fds_b) = hello_of(fdpass::receive(&of_a))?;
+        let (hello_a, fds_a) = hello_of(fdpass::receive(&of_b))?;
+        let first = own_a.join(a, of_a, hello_b, fds_b, Peer::this_process())?;
+        let second = own_b.join(b, of_b, hello_a, fds_a, Peer::this_process())?;
         Ok((ShmQueuePair::new(first), ShmQueuePair::new(second)))
     }
 }
@@ -247,12 +254,15 @@ struct Prepared {
     control: Mapping,
     control_fd: OwnedFd,
     event: OwnedFd,
+    /// What the peer may know our memory by.
+    mark: Option<&'static Mark>,
 }
 
 impl Prepared {
     fn new(config: &ShmConfig) -> Result<Prepared, ShmError> {
         let (control, control_fd) = Mapping::for_both(block_bytes(config.receive_depth))?;
-        Ok(Prepared { control, control_fd, event: notify::new_event()? })
+        let mark = if config.direct_reads { mark::own() } else { None };
+        Ok(Prepared { control, control_fd, event: notify::new_event()?, mark })
     }
 
     fn send_hello(
@@ -266,6 +276,7 @@ impl Prepared {
             receive_depth: config.receive_depth,
             max_regions: config.max_peer_regions,
             max_bytes: config.max_peer_bytes,
+            mark_at: self.mark.map_or(0, Mark::address),
         });
         match fdpass::send(socket, &hello, &[self.control_fd.as_fd(), self.event.as_fd()]) {
             Sent::Yes => Ok(()),
@@ -286,7 +297,7 @@ impl Prepared {
         socket: OwnedFd,
         peer_hello: Hello,
         fds: Vec<OwnedFd>,
-        peer_name: String,
+        peer: Peer,
     ) -> Result<Parts, ShmError> {
         let depth = peer_hello.receive_depth;
         if !depth.is_power_of_two() || depth > MAX_CAPACITY {
@@ -302,9 +313,11 @@ impl Prepared {
             own_event: self.event,
             peer: ControlBlock::new(Mapping::of_peer(&memfd, true)?, depth),
             peer_event,
+            peer_memory: if config.direct_reads { peer.memory(peer_hello.mark_at) } else { None },
             peer_hello,
+            showed_mark: self.mark.is_some(),
             socket,
-            peer_name,
+            peer_name: peer.name,
         })
     }
 }
@@ -366,42 +379,9 @@ fn hello_of(incoming: Incoming) -> Result<(Hello, Vec<OwnedFd>), ShmError> {
     }
 }
 
-/// Looks at who is at the other end; its name for people.
-fn check_peer(socket: &OwnedFd, config: &ShmConfig) -> Result<String, ShmError> {
-    let failed =
-        |error: io::Error| ShmError::io("getsockopt(SO_PEERCRED)", &error, "who the peer is");
-    // tokio's accessor, not rustix's: a peer in another pid namespace has pid 0, which rustix's
-    // type cannot hold.
-    let copy = std::os::unix::net::UnixStream::from(socket.try_clone().map_err(failed)?);
-    let stream = tokio::net::UnixStream::from_std(copy).map_err(failed)?;
-    let peer = stream.peer_cred().map_err(failed)?;
-    let own = rustix::process::geteuid().as_raw();
-    if !uid_allowed(peer.uid(), own, &config.allowed_uids) {
-        return Err(ShmError::PeerUser { uid: peer.uid(), own });
-    }
-    Ok(match peer.pid().filter(|&pid| pid != 0) {
-        Some(pid) => format!("pid {pid}"),
-        None => format!("a process of uid {}", peer.uid()),
-    })
-}
-
-/// Whether a process of user `peer` may share memory with one of user `own`.
-fn uid_allowed(peer: u32, own: u32, allowed: &[u32]) -> bool {
-    peer == own || peer == 0 || allowed.contains(&peer)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_same_user_root_and_listed_users_are_allowed() {
-        assert!(uid_allowed(1000, 1000, &[]));
-        assert!(uid_allowed(0, 1000, &[]));
-        assert!(uid_allowed(1001, 1000, &[7, 1001]));
-        assert!(!uid_allowed(1001, 1000, &[7]));
-        assert!(!uid_allowed(1000, 0, &[]), "root does not share with just anybody");
-    }
 
     #[test]
     fn tickets_travel_as_bytes_and_are_all_different() {
@@ -416,7 +396,23 @@ mod tests {
     }
 
     fn hello_with(depth: u32) -> Hello {
-        Hello { token: [0; TOKEN_BYTES], receive_depth: depth, max_regions: 1, max_bytes: 1 }
+        let token = [0; TOKEN_BYTES];
+        Hello { token, receive_depth: depth, max_regions: 1, max_bytes: 1, mark_at: 0 }
+    }
+
+    #[test]
+    fn a_mark_that_is_not_there_costs_only_direct_reads() {
+        let config = ShmConfig::default();
+        let real = mark::own().unwrap().address();
+        for (mark_at, can) in [(0, false), (4096, false), (u64::MAX, false), (real, true)] {
+            let own = Prepared::new(&config).unwrap();
+            let (socket, _other) = fdpass::tests::socket_pair();
+            let (_, control) = Mapping::for_both(block_bytes(64)).unwrap();
+            let fds = vec![control, notify::new_event().unwrap()];
+            let hello = Hello { mark_at, ..hello_with(64) };
+            let parts = own.join(&config, socket, hello, fds, Peer::this_process()).unwrap();
+            assert_eq!((parts.peer_memory.is_some(), parts.showed_mark), (can, true));
+        }
     }
 
     #[test]
@@ -425,7 +421,8 @@ mod tests {
         let join = |depth: u32, fds: Vec<OwnedFd>| {
             let own = Prepared::new(&config).unwrap();
             let (socket, _other) = fdpass::tests::socket_pair();
-            own.join(&config, socket, hello_with(depth), fds, String::new()).unwrap_err()
+            let peer = Peer::this_process();
+            own.join(&config, socket, hello_with(depth), fds, peer).unwrap_err()
         };
         let good = || {
             let (_, control) = Mapping::for_both(block_bytes(64)).unwrap();

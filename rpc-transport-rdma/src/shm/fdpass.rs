@@ -1,14 +1,16 @@
 //! The messages on the Unix socket between two queue pairs, and the file descriptors they carry.
 //!
 //! The socket is `SOCK_SEQPACKET`: one `sendmsg` is one `recvmsg`, so there are no partial
-//! messages. After the hello it carries only offers and withdrawals of regions, far from the data
-//! path; its closing is how a dead peer is noticed.
+//! messages. After the hello it carries only what was found at the peer's mark (if it told where
+//! that is, and it can be read) and offers and withdrawals of regions, far from the data path; its
+//! closing is how a dead peer is noticed.
 //!
 //! ```text
 //!   HELLO   1 | "rdmashm" 7 | version u16 | token 16 | receive_depth u32 | max_regions u32
-//!             | max_bytes u64                                        + control memfd, eventfd
+//!             | max_bytes u64 | mark u64                             + control memfd, eventfd
 //!   OFFER   2 | rkey u32 | access u8 (1 read, 2 write) | len u64      + memfd
 //!   REVOKE  3 | rkey u32
+//!   SEEN    4 | mark 16
 //! ```
 //!
 //! All numbers are little-endian. Anything else is garbage, which ends the queue pair: a message
@@ -26,6 +28,7 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags,
 };
 
+use super::cross_read::MARK_BYTES;
 use crate::verbs::Access;
 
 /// Version of the socket messages and of the control block's layout.
@@ -37,9 +40,11 @@ const MAGIC: &[u8; 7] = b"rdmashm";
 const HELLO: u8 = 1;
 const OFFER: u8 = 2;
 const REVOKE: u8 = 3;
-const HELLO_BYTES: usize = 42;
+const SEEN: u8 = 4;
+const HELLO_BYTES: usize = 50;
 const OFFER_BYTES: usize = 14;
 const REVOKE_BYTES: usize = 5;
+const SEEN_BYTES: usize = 1 + MARK_BYTES;
 const MAX_FDS: usize = 2;
 
 /// What a side says about itself at the start.
@@ -53,6 +58,8 @@ pub(super) struct Hello {
     pub(super) max_regions: u32,
     /// Bytes of the receiver that the sender will map at once.
     pub(super) max_bytes: u64,
+    /// Where the sender's mark is in its memory; 0: its memory is not to be read.
+    pub(super) mark_at: u64,
 }
 
 /// One message.
@@ -64,6 +71,8 @@ pub(super) enum Message {
     Offer { rkey: u32, access: Access, len: u64 },
     /// A region the receiver may access no more.
     Revoke { rkey: u32 },
+    /// What the sender found in the receiver's memory where its mark should be.
+    Seen { mark: [u8; MARK_BYTES] },
 }
 
 impl Message {
@@ -78,6 +87,7 @@ impl Message {
                 bytes.extend_from_slice(&hello.receive_depth.to_le_bytes());
                 bytes.extend_from_slice(&hello.max_regions.to_le_bytes());
                 bytes.extend_from_slice(&hello.max_bytes.to_le_bytes());
+                bytes.extend_from_slice(&hello.mark_at.to_le_bytes());
             }
             Message::Offer { rkey, access, len } => {
                 bytes.push(OFFER);
@@ -89,6 +99,10 @@ impl Message {
                 bytes.push(REVOKE);
                 bytes.extend_from_slice(&rkey.to_le_bytes());
             }
+            Message::Seen { mark } => {
+                bytes.push(SEEN);
+                bytes.extend_from_slice(mark);
+            }
         }
         bytes
     }
@@ -98,6 +112,7 @@ impl Message {
             Some(&HELLO) => HELLO_BYTES,
             Some(&OFFER) => OFFER_BYTES,
             Some(&REVOKE) => REVOKE_BYTES,
+            Some(&SEEN) => SEEN_BYTES,
             other => return Err(format!("socket message of kind {other:?} at byte 0")),
         };
         if bytes.len() != expected {
@@ -115,6 +130,7 @@ impl Message {
                 let len = u64::from_le_bytes(field(bytes, 6));
                 Ok(Message::Offer { rkey: u32::from_le_bytes(field(bytes, 1)), access, len })
             }
+            SEEN => Ok(Message::Seen { mark: field(bytes, 1) }),
             _ => Ok(Message::Revoke { rkey: u32::from_le_bytes(field(bytes, 1)) }),
         }
     }
@@ -134,6 +150,7 @@ impl Message {
             receive_depth: u32::from_le_bytes(field(bytes, 26)),
             max_regions: u32::from_le_bytes(field(bytes, 30)),
             max_bytes: u64::from_le_bytes(field(bytes, 34)),
+            mark_at: u64::from_le_bytes(field(bytes, 42)),
         }))
     }
 
@@ -142,7 +159,7 @@ impl Message {
         match self {
             Message::Hello(_) => 2,
             Message::Offer { .. } => 1,
-            Message::Revoke { .. } => 0,
+            Message::Revoke { .. } | Message::Seen { .. } => 0,
         }
     }
 }
@@ -264,6 +281,7 @@ pub(super) mod tests {
     use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
     use super::*;
+    use crate::protocol_text::vector;
     use crate::shm::notify::new_event;
 
     pub(in crate::shm) fn socket_pair() -> (OwnedFd, OwnedFd) {
@@ -282,15 +300,17 @@ pub(super) mod tests {
             receive_depth: 0x0102_0304,
             max_regions: 5,
             max_bytes: 6,
+            mark_at: 7,
         })
     }
 
-    fn messages() -> [Message; 4] {
+    fn messages() -> [Message; 5] {
         [
             hello(),
             Message::Offer { rkey: 0x1234_5678, access: Access::RemoteRead, len: 1 << 40 },
             Message::Offer { rkey: 1, access: Access::RemoteWrite, len: 1 },
             Message::Revoke { rkey: u32::MAX },
+            Message::Seen { mark: [9; MARK_BYTES] },
         ]
     }
 
@@ -299,6 +319,16 @@ pub(super) mod tests {
         for message in messages() {
             assert_eq!(Message::parse(&message.encode()), Ok(message));
         }
+        let mark = std::array::from_fn(|i| i as u8);
+        assert_eq!(Message::Seen { mark }.encode(), vector("shm/seen"));
+        let hello = Message::Hello(Hello {
+            token: [7; TOKEN_BYTES],
+            receive_depth: 1024,
+            max_regions: 5,
+            max_bytes: 6,
+            mark_at: 0x7fff_f7ff_f000,
+        });
+        assert_eq!(hello.encode(), vector("shm/hello"));
         let revoke = Message::Revoke { rkey: 0x0403_0201 };
         assert_eq!(revoke.encode(), [3, 1, 2, 3, 4]);
     }

@@ -1,6 +1,6 @@
 //! What happens when the oldest request cannot go on, and how the queue pair fails.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{Ordering, fence};
 use std::time::Instant;
 
 use rustix::io::Errno;
@@ -29,6 +29,7 @@ impl ShmQueuePair {
                 Reason::KeyUnderWay
             }
             Step::Violation(what) => return self.refuse_front(&what),
+            Step::PeerLost(failure) => return self.lose_peer(*failure),
             Step::Fault(fault) => return self.lose_peer(Failure::misbehaved(fault)),
         };
         self.block(reason);
@@ -90,10 +91,15 @@ impl ShmQueuePair {
         self.phase = Phase::Failed(failure);
         self.blocked = None;
         self.sends.flush();
+        // After the state, not before: see `super::lend`.
+        self.lendings.end();
     }
 
+    /// Tells the peer that this queue pair is not well. Memory lent to it may be freed after this.
     pub(super) fn publish_state(&self, code: StateCode) {
         self.own.state().store(code.number(), Ordering::Release);
+        // The state is there before anything this process does to memory from here on.
+        fence(Ordering::SeqCst);
         self.ring_doorbell(WAKE_COMPLETIONS | WAKE_RECEIVES);
     }
 }

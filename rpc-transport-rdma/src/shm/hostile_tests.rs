@@ -8,18 +8,22 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 
 use super::config::ShmConfig;
 use super::control::{ControlBlock, block_bytes};
+use super::cross_read::MARK_BYTES;
 use super::fdpass::tests::socket_pair;
 use super::fdpass::{self, Hello, Incoming, Message, Sent, TOKEN_BYTES};
 use super::mapping::Mapping;
+use super::mark;
 use super::memfd::{self, OfferedMemfd};
 use super::notify;
+use super::peer::Peer;
 use super::qp::{Parts, ShmQueuePair};
 use crate::verbs::{
-    Access, Completed, Completion, Op, PostError, QueuePair, Region, RemoteAddr, Status,
+    Access, Completed, Completion, Local, Op, PostError, QueuePair, Region, RemoteAddr, Status,
     WorkRequest,
 };
 
@@ -28,7 +32,7 @@ const NONE: Completion =
     Completion { what: Completed::Receive { imm: 0 }, status: Status::Success };
 
 /// The liar's side of a connection.
-struct Liar {
+pub(super) struct Liar {
     socket: OwnedFd,
     /// The victim's control block.
     victim: ControlBlock,
@@ -45,7 +49,12 @@ fn block() -> (ControlBlock, ControlBlock) {
     (ControlBlock::new(ours, DEPTH), ControlBlock::new(theirs, DEPTH))
 }
 
-fn victim_and_liar() -> (ShmQueuePair, Liar) {
+pub(super) fn victim_and_liar() -> (ShmQueuePair, Liar) {
+    victim_of_mark_at(mark::own().unwrap().address())
+}
+
+/// The liar's mark is where it says, or is not.
+pub(super) fn victim_of_mark_at(mark_at: u64) -> (ShmQueuePair, Liar) {
     let config = ShmConfig {
         receive_depth: DEPTH,
         max_peer_regions: 8,
@@ -63,6 +72,7 @@ fn victim_and_liar() -> (ShmQueuePair, Liar) {
         receive_depth: DEPTH,
         max_regions: 4096,
         max_bytes: u64::MAX,
+        mark_at,
     };
     let peer_name = "a liar".into();
     let qp = ShmQueuePair::new(Parts {
@@ -72,6 +82,8 @@ fn victim_and_liar() -> (ShmQueuePair, Liar) {
         peer,
         peer_event,
         peer_hello,
+        showed_mark: true,
+        peer_memory: Peer::this_process().memory(mark_at),
         socket,
         peer_name,
     });
@@ -80,7 +92,7 @@ fn victim_and_liar() -> (ShmQueuePair, Liar) {
 }
 
 impl Liar {
-    fn tell(&mut self, message: Message, fds: &[BorrowedFd<'_>]) {
+    pub(super) fn tell(&mut self, message: Message, fds: &[BorrowedFd<'_>]) {
         assert_eq!(fdpass::send(&self.socket, &message, fds), Sent::Yes);
         self.messages += 1;
         self.own.announcements().store(self.messages, Ordering::Release);
@@ -99,7 +111,7 @@ impl Liar {
 }
 
 /// Polls the victim until it reports its end.
-fn end_of(qp: &mut ShmQueuePair) -> String {
+pub(super) fn end_of(qp: &mut ShmQueuePair) -> String {
     let give_up = Instant::now() + Duration::from_secs(10);
     let mut into = [NONE; 4];
     loop {
@@ -170,6 +182,7 @@ fn garbage_on_the_socket_ends_the_queue_pair() {
         receive_depth: 1,
         max_regions: 1,
         max_bytes: 1,
+        mark_at: 0,
     });
     let (mut qp, mut liar) = victim_and_liar();
     let event = notify::new_event().unwrap();
@@ -329,6 +342,7 @@ fn a_peer_that_takes_no_offers_gives_back_pressure_not_growth() {
             match message {
                 Message::Offer { rkey, .. } => assert!(open.insert(rkey)),
                 Message::Revoke { rkey } => assert!(open.remove(&rkey)),
+                Message::Seen { .. } => {}
                 Message::Hello(_) => panic!("a hello"),
             }
         }
@@ -364,7 +378,7 @@ impl Random {
 fn lie(liar: &mut Liar, random: &mut Random, memory: &OwnedFd) {
     let word = random.word();
     let entry = random.below(DEPTH.into()) as usize;
-    match random.below(12) {
+    match random.below(13) {
         0 => liar.victim.entries()[entry].store(word, Ordering::Release),
         1 => liar.own.receives_posted().store(word, Ordering::Release),
         2 => liar.own.announced().store(word, Ordering::Release),
@@ -386,6 +400,11 @@ fn lie(liar: &mut Liar, random: &mut Random, memory: &OwnedFd) {
             let rkey = key(1 + random.below(2) as u32, random.below(9) as u32);
             let _ = fdpass::send(&liar.socket, &Message::Revoke { rkey }, &[]);
         }
+        11 => {
+            let mark =
+                if word.is_multiple_of(2) { mark::own().unwrap().bytes() } else { [0; MARK_BYTES] };
+            let _ = fdpass::send(&liar.socket, &Message::Seen { mark }, &[]);
+        }
         _ => {
             let receives = liar.own.receives_posted();
             receives.store(receives.load(Ordering::Relaxed).wrapping_add(1), Ordering::Release);
@@ -403,17 +422,29 @@ fn random_lies_never_panic_and_everything_posted_completes() {
     for _ in 0..300 {
         let (mut qp, mut liar) = victim_and_liar();
         let region = qp.register(64, Access::RemoteWrite).unwrap();
+        let target = qp.register(64, Access::ReadTarget).unwrap();
+        let lent = Bytes::from(vec![1; 64]);
         let (mut posted, mut completed, mut failed) = (0_u64, 0_u64, false);
         let mut into = [NONE; 8];
         for step in 0..200 {
             lie(&mut liar, &mut random, &memory);
             let rkey = key(1, random.below(9) as u32);
             let to = RemoteAddr { addr: u64::from(rkey) << 32 | random.below(70) & !7, rkey };
-            let op = match random.below(3) {
+            if let Some(at) = qp.lend(&lent).filter(|_| random.below(2) == 0) {
+                qp.take_back(at);
+            }
+            let op = match random.below(4) {
+                3 => {
+                    // Mostly where there is something: else the queue pair ends at once.
+                    let there = lent.as_ptr().addr() as u64;
+                    let addr = if random.below(4) == 0 { random.word() } else { there };
+                    let into = Local { region: &target, offset: 0, len: 64 };
+                    Op::Read { into, from: RemoteAddr { addr, rkey: 1 << 31 } }
+                }
                 0 => Op::WriteWord { word: step, to },
                 1 => Op::Send { word: 1 },
                 _ => {
-                    let from = Some(crate::verbs::Local { region: &region, offset: 0, len: 8 });
+                    let from = Some(Local { region: &region, offset: 0, len: 8 });
                     Op::Write { from, to, imm: Some(1) }
                 }
             };

@@ -122,11 +122,12 @@ impl Mapping {
         offset.checked_add(len).is_some_and(|end| end <= self.len)
     }
 
-    /// The address of `offset`, of which `len` bytes are inside.
+    /// The address of `offset`, of which `len` bytes are inside. It is good as long as `self` is
+    /// borrowed.
     ///
     /// # Panics
     /// If they are not: callers check what comes from a peer first.
-    fn at(&self, offset: usize, len: usize) -> *mut u8 {
+    pub(super) fn at(&self, offset: usize, len: usize) -> *mut u8 {
         assert!(
             self.contains(offset, len),
             "{len} bytes at {offset} are beyond a region of {} bytes",
@@ -135,6 +136,32 @@ impl Mapping {
         // SAFETY: offset <= len by the assertion, and `start..start + len` is one mapping
         // (**mapped**).
         unsafe { self.start.as_ptr().add(offset) }
+    }
+
+    /// As [`Mapping::at`], of bytes that only this process writes, and may write.
+    ///
+    /// # Panics
+    /// If they are not inside, or no such bytes.
+    pub(super) fn own_bytes(&self, offset: usize, len: usize) -> *mut u8 {
+        assert!(self.exclusive && self.writable, "only this process may write the target");
+        self.at(offset, len)
+    }
+
+    /// Private memory that a child made by `fork` finds zeroed.
+    pub(super) fn private_wiped_on_fork(len: usize) -> Result<Mapping, VerbError> {
+        let mapping = Mapping::private(len)?;
+        let advice = rustix::mm::Advice::LinuxWipeOnFork;
+        // SAFETY: the range is this mapping, whole (**mapped**); the advice changes nothing in
+        // this process.
+        unsafe { rustix::mm::madvise(mapping.start.as_ptr().cast(), len, advice) }.map_err(
+            |errno| VerbError {
+                verb: "madvise",
+                errno: errno.raw_os_error(),
+                context: "memory that a child does not inherit; EINVAL: this needs Linux 4.14"
+                    .into(),
+            },
+        )?;
+        Ok(mapping)
     }
 
     /// Copies out. Ordered after the Acquire load that made the caller look here.

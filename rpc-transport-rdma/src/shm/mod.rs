@@ -16,19 +16,22 @@
 //! ```
 //!
 //! A WRITE is a copy into the peer's mapped memory; an immediate is one word in the peer's
-//! completion ring; a READ is a copy by the side that asks. Nothing has a name in a file system:
+//! completion ring; a READ is a copy by the side that asks, out of mapped memory or, where the
+//! kernel lets it, out of the other process as it is. Nothing has a name in a file system:
 //! memory files are anonymous and the socket is abstract, so a killed process leaves nothing.
 //!
 //! | file | idea |
 //! |---|---|
-//! | `qp`, `hold` | the queue pair: posting and polling; waiting and failing |
+//! | `qp`, `post`, `hold` | the queue pair: its life and polling; posting; waiting and failing |
 //! | `send_queue`, `wire` | which requests wait; doing one |
 //! | `cq_ring`, `control` | the completion ring; the words two processes share |
 //! | `attend` | the peer's state, the socket's messages, dropped regions |
 //! | `notify`, `event`, `watch` | waking the other side; waiting in tokio; waiting in a poll set |
 //! | `regions`, `memfd`, `fdpass` | registered memory; sealed files; the socket that carries them |
-//! | `connect`, `upgrade`, `host_id` | finding each other |
-//! | `mapping` (and `crate::copy`) | mapped memory: the only unsafe code |
+//! | `connect`, `peer`, `upgrade`, `host_id` | finding each other |
+//! | `lend`, `mark` | memory of the program lent to the peer's READs; by what ours is known |
+//! | `cross_read` | reading the peer's process; unsafe |
+//! | `mapping` (and `crate::copy`) | mapped memory; unsafe |
 //!
 //! # Trust
 //!
@@ -44,15 +47,20 @@ mod config;
 mod connect;
 mod control;
 mod cq_ring;
+mod cross_read;
 mod error;
 mod event;
 mod failure;
 mod fdpass;
 mod hold;
 mod host_id;
+mod lend;
 mod mapping;
+mod mark;
 mod memfd;
 mod notify;
+mod peer;
+mod post;
 mod qp;
 mod regions;
 mod send_queue;
@@ -62,6 +70,8 @@ mod wire;
 
 #[cfg(test)]
 mod hostile_tests;
+#[cfg(test)]
+mod lend_tests;
 
 pub use config::ShmConfig;
 pub use connect::{ShmConnecting, ShmListener, ShmTicket};

@@ -1,4 +1,4 @@
-//! The queue pair: posting, polling, and how it fails.
+//! The queue pair: its life, polling, and how it fails.
 //!
 //! ```text
 //!                 own failure: fail(), a violation, receiver not ready, a lying peer
@@ -9,7 +9,7 @@
 //!                                                   delivered first)    flushes)
 //! ```
 //!
-//! Requests run in [`ShmQueuePair::post_send`] as far as they can, and in `poll` from there on:
+//! Requests run in `post_send` as far as they can, and in `poll` from there on:
 //! this process does its own copying, there is no engine beside it. Receives are consumed by the
 //! peer's entries in our completion ring.
 
@@ -17,24 +17,26 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use rdma_rpc_core::poll_set::{PollSet, Watched};
 use rustix::io::Errno;
 
 use super::config::ShmConfig;
 use super::control::ControlBlock;
 use super::cq_ring::{Consumer, Producer};
+use super::cross_read::PeerMemory;
 use super::event::Reactor;
 use super::failure::{Failure, StateCode};
-use super::fdpass::Hello;
-use super::mapping::Mapping;
+use super::fdpass::{Hello, Message};
+use super::lend::Lendings;
 use super::notify::{self, WAKE_COMPLETIONS, WAKE_RECEIVES};
 use super::regions::{OwnRegions, PeerRegions, ShmRegion};
-use super::send_queue::{Request, SendQueue, Span};
+use super::send_queue::SendQueue;
 use super::watch::Watch;
-use super::wire::{Step, Wire};
+use super::wire::Wire;
 use crate::verbs::{
-    Access, Caps, Completed, Completion, Local, Op, PostError, QueuePair, Region, Status,
-    VerbError, WorkRequest,
+    Access, Caps, Completed, Completion, PostError, QueuePair, RemoteAddr, Status, VerbError,
+    WorkRequest,
 };
 
 /// After this many polls the words that seldom change are looked at even under load.
@@ -49,6 +51,10 @@ pub(super) struct Parts {
     pub(super) peer: ControlBlock,
     pub(super) peer_event: OwnedFd,
     pub(super) peer_hello: Hello,
+    /// Whether the peer was told where our mark is.
+    pub(super) showed_mark: bool,
+    /// The memory of the peer's process, if it showed a mark and this side can read it.
+    pub(super) peer_memory: Option<PeerMemory>,
     pub(super) socket: OwnedFd,
     pub(super) peer_name: String,
 }
@@ -93,6 +99,7 @@ pub struct ShmQueuePair {
     pub(super) sends: SendQueue,
     pub(super) blocked: Option<Blocked>,
     pub(super) regions: OwnRegions,
+    pub(super) lendings: Lendings,
     pub(super) announcements: u64,
     pub(super) announced: u64,
     pub(super) received_messages: u64,
@@ -111,10 +118,10 @@ pub struct ShmQueuePair {
 
 impl ShmQueuePair {
     pub(super) fn new(parts: Parts) -> ShmQueuePair {
-        let Parts { config, own, own_event, peer, peer_event, peer_hello, socket, peer_name } =
-            parts;
+        let Parts { config, own, own_event, peer, peer_event, peer_hello, socket, .. } = parts;
+        let seen = parts.peer_memory.as_ref().map(PeerMemory::mark);
         let (own, peer) = (Arc::new(own), Arc::new(peer));
-        ShmQueuePair {
+        let mut queue_pair = ShmQueuePair {
             watched: Watched::new(Watch::new(Arc::clone(&own), Arc::clone(&peer))),
             reactor: None,
             consumer: Consumer::new(config.receive_depth),
@@ -123,17 +130,19 @@ impl ShmQueuePair {
                 peer,
                 producer: Producer::new(peer_hello.receive_depth),
                 regions: PeerRegions::new(config.max_peer_regions, config.max_peer_bytes),
+                peer_memory: parts.peer_memory,
             },
             sends: SendQueue::new(config.send_depth),
             blocked: None,
             regions: OwnRegions::new(peer_hello.max_regions, peer_hello.max_bytes),
+            lendings: Lendings::new(parts.showed_mark),
             announcements: 0,
             announced: 0,
             received_messages: 0,
             socket: Arc::new(socket),
             own_event: Arc::new(own_event),
             peer_event,
-            peer_name,
+            peer_name: parts.peer_name,
             phase: Phase::Up,
             is_armed: false,
             receives_first: false,
@@ -142,122 +151,18 @@ impl ShmQueuePair {
             next_probe: None,
             own,
             config,
+        };
+        if let Some(mark) = seen {
+            queue_pair.regions.queue(Message::Seen { mark });
+            queue_pair.announce(1);
+            queue_pair.send_messages();
         }
+        queue_pair
     }
 
     /// Tells the peer, if it sleeps, about what was published.
     pub(super) fn ring_doorbell(&self, mask: u64) {
         notify::ring(self.wire.peer.armed(), &self.peer_event, mask);
-    }
-
-    // --- posting -------------------------------------------------------------------------------
-
-    /// The request with its local side checked.
-    fn check<'a>(
-        &self,
-        index: usize,
-        op: &Op<'a, ShmRegion>,
-    ) -> Result<Request<&'a Arc<Mapping>>, PostError> {
-        let span = |local: &Local<'a, ShmRegion>| {
-            let end = local.offset.checked_add(local.len);
-            if !local.region.belongs_to(&self.regions) {
-                return Err(bad_request(index, "its region belongs to another queue pair"));
-            }
-            if end.is_none_or(|end| end > local.region.len()) {
-                let (offset, len) = (local.offset, local.len);
-                let what = format!("{len} bytes at {offset} are outside of {:?}", local.region);
-                return Err(bad_request(index, &what));
-            }
-            Ok(Span { mapping: local.region.mapping(), offset: local.offset, len: local.len })
-        };
-        Ok(match op {
-            Op::Write { from, to, imm } => {
-                Request::Write { from: from.as_ref().map(span).transpose()?, to: *to, imm: *imm }
-            }
-            Op::WriteWord { word, to } => {
-                if !to.addr.is_multiple_of(8) {
-                    return Err(bad_request(index, "the word's address is not 8-byte aligned"));
-                }
-                Request::Word { word: *word, to: *to }
-            }
-            Op::Read { into, from } => Request::Read { into: span(into)?, from: *from },
-            Op::Send { word } => Request::Send { word: *word },
-        })
-    }
-
-    /// Runs or queues one admitted request; whether the peer has a new completion.
-    #[inline]
-    fn submit(
-        &mut self,
-        id: u64,
-        signaled: bool,
-        request: &Request<&Arc<Mapping>>,
-        budget: &mut usize,
-    ) -> bool {
-        let position = self.sends.admit();
-        if matches!(self.phase, Phase::Failed(_)) {
-            self.sends.finish(position, id, signaled, Status::Flushed);
-            return false;
-        }
-        if self.sends.is_waiting() || !matches!(self.phase, Phase::Up) {
-            self.sends.wait(position, id, signaled, request, 0);
-            return false;
-        }
-        let mut progress = 0;
-        let mut step = self.wire.execute(request, &mut progress, budget);
-        if matches!(step, Step::UnknownKey) {
-            // Its offer may lie in the socket.
-            self.take_messages();
-            step = self.wire.execute(request, &mut progress, budget);
-        }
-        match step {
-            Step::Done { published } => {
-                self.sends.finish(position, id, signaled, Status::Success);
-                published
-            }
-            Step::OutOfBudget => {
-                self.sends.wait(position, id, signaled, request, progress);
-                false
-            }
-            other => {
-                self.sends.wait(position, id, signaled, request, 0);
-                self.hold_front(other);
-                false
-            }
-        }
-    }
-
-    /// Runs waiting requests, up to one slice of bytes.
-    fn advance(&mut self) {
-        let mut budget = self.config.slice_bytes;
-        let mut published_any = false;
-        let mut looked = false;
-        while matches!(self.phase, Phase::Up) {
-            let Some(front) = self.sends.front() else { break };
-            match self.wire.execute(&front.request, &mut front.progress, &mut budget) {
-                Step::Done { published } => {
-                    published_any |= published;
-                    self.blocked = None;
-                    self.sends.finish_front(Status::Success);
-                }
-                Step::OutOfBudget => {
-                    self.blocked = None;
-                    break;
-                }
-                Step::UnknownKey if !looked => {
-                    // Its offer may lie in the socket.
-                    looked = true;
-                    self.take_messages();
-                }
-                other => {
-                    self.hold_front(other);
-                    break;
-                }
-            }
-        }
-        if published_any {
-            self.ring_doorbell(WAKE_COMPLETIONS);
-        }
     }
 
     // --- polling -------------------------------------------------------------------------------
@@ -367,7 +272,7 @@ impl QueuePair for ShmQueuePair {
             write_with_imm: true,
             inline_bytes: 0,
             reads_in_flight: self.config.reads_in_flight,
-            lends: false,
+            lends: self.lendings.may_come(),
         }
     }
 
@@ -386,6 +291,14 @@ impl QueuePair for ShmQueuePair {
             self.send_messages();
         }
         Ok(region)
+    }
+
+    fn lend(&mut self, bytes: &Bytes) -> Option<RemoteAddr> {
+        self.lend_bytes(bytes)
+    }
+
+    fn take_back(&mut self, lent: RemoteAddr) {
+        self.lendings.take_back(lent);
     }
 
     fn post_send(&mut self, list: &[WorkRequest<'_, ShmRegion>]) -> Result<(), PostError> {
@@ -478,23 +391,15 @@ impl QueuePair for ShmQueuePair {
 
 impl Drop for ShmQueuePair {
     fn drop(&mut self) {
-        self.watched.leave();
+        // First of all: lent memory is freed with the fields, after this (`super::lend`).
         if !matches!(self.phase, Phase::Failed(_)) {
             self.publish_state(StateCode::Closed);
         }
+        self.watched.leave();
         // Even if a child process holds a copy of the socket, the peer sees the end now. The
         // error (the peer is gone already) changes nothing.
         let _ = rustix::net::shutdown(self.socket.as_fd(), rustix::net::Shutdown::Both);
     }
-}
-
-#[cold]
-fn bad_request(index: usize, what: &str) -> PostError {
-    PostError::Verb(VerbError {
-        verb: "post_send",
-        errno: Errno::INVAL.raw_os_error(),
-        context: format!("request {index} of the list: {what}"),
-    })
 }
 
 /// How soon a full socket is tried again while waiting for events.

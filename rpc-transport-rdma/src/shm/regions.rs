@@ -26,6 +26,8 @@ const SLOT_BITS: u32 = 12;
 pub(super) const MAX_REGIONS: u32 = 1 << SLOT_BITS;
 /// Generations of one slot. Below 2^19, so that addresses have room above the rkey.
 const MAX_GENERATION: u32 = (1 << 18) - 1;
+/// No region's rkey is above this.
+pub(super) const MAX_RKEY: u32 = MAX_GENERATION << SLOT_BITS | (MAX_REGIONS - 1);
 /// Messages that wait here, beyond the some 270 the socket itself holds, before `register` says
 /// that there is no room now.
 const MAX_UNSENT: usize = 256;
@@ -50,6 +52,11 @@ impl ShmRegion {
     /// The memory, for requests to hold on to.
     pub(super) fn mapping(&self) -> &Arc<Mapping> {
         self.memory.mapping()
+    }
+
+    /// Whether no other process has it.
+    pub(super) fn is_local(&self) -> bool {
+        self.access.is_local()
     }
 
     /// Whether the region belongs to the queue pair with this drop box.
@@ -233,6 +240,11 @@ impl OwnRegions {
             self.free.push(slot);
         }
         self.unsent.push_back((Message::Revoke { rkey }, None));
+    }
+
+    /// Queues a message that is no region's, in order with theirs. To be announced.
+    pub(super) fn queue(&mut self, message: Message) {
+        self.unsent.push_back((message, None));
     }
 
     /// Whether messages wait for the socket.

@@ -6,6 +6,9 @@ use std::sync::Arc;
 
 use super::control::ControlBlock;
 use super::cq_ring::{EntryKind, Producer, RingFault};
+use super::cross_read::PeerMemory;
+use super::failure::Failure;
+use super::lend;
 use super::mapping::Mapping;
 use super::regions::{AccessError, PeerRegions};
 use super::send_queue::{Request, Span};
@@ -24,6 +27,8 @@ pub(super) enum Step {
     UnknownKey,
     /// The peer's memory rules forbid it.
     Violation(String),
+    /// The peer failed, or is gone.
+    PeerLost(Box<Failure>),
     /// The peer scribbled over shared words.
     Fault(RingFault),
 }
@@ -43,6 +48,8 @@ pub(super) struct Wire {
     pub(super) peer: Arc<ControlBlock>,
     pub(super) producer: Producer,
     pub(super) regions: PeerRegions,
+    /// The memory of the peer's process, if this side can read it.
+    pub(super) peer_memory: Option<PeerMemory>,
 }
 
 impl Wire {
@@ -52,7 +59,8 @@ impl Wire {
     }
 
     /// Moves a request on by at most `budget` bytes. What is checked is checked before a byte
-    /// moves, so a request that breaks the rules changes no memory.
+    /// moves, so a request that breaks the rules changes no memory. (Of lent memory only the
+    /// kernel knows, on the way; what a READ that fails has brought by then, nobody looks at.)
     #[inline]
     pub(super) fn execute<M: Borrow<Arc<Mapping>>>(
         &mut self,
@@ -75,6 +83,18 @@ impl Wire {
                         mapping.word(offset).store(word, std::sync::atomic::Ordering::Release);
                         Step::Done { published: false }
                     }
+                }
+            }
+            Request::Read { into, from } if lend::is_lent(from.rkey) => {
+                let (start, count) = next_slice(into.len, progress, budget);
+                let Some(from) = from.offset(start as u64) else {
+                    return Step::Violation("the address is beyond all memory".into());
+                };
+                let target: &Mapping = into.mapping.borrow();
+                match self.read_lent(from, target, into.offset + start, count) {
+                    Some(ended) => ended,
+                    None if *progress == into.len => Step::Done { published: false },
+                    None => Step::OutOfBudget,
                 }
             }
             Request::Read { into, from } => {
