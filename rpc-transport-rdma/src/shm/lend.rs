@@ -24,8 +24,9 @@
 //! state. That needs three things: [`ShmQueuePair`]'s `enter_failed` frees after `publish_state`;
 //! its `Drop` publishes before anything else, and fields are dropped after `Drop`; `publish_state`
 //! ends with a fence. A lender that is killed frees nothing: its memory goes as a whole, and either
-//! a copy found it whole or it finds no process. A peer that overwrites our state word, which it
-//! can, deceives itself.
+//! a copy found it whole or it finds no process. (Where the kernel is out of memory and takes a dying
+//! process's pages early, reading them is an error: such an address space gets no new pages.) A peer
+//! that overwrites our state word, which it can, deceives itself.
 //!
 //! A process that lends must not be forked and go on in the child.
 
