@@ -76,6 +76,8 @@ pub(super) struct Owner<L> {
     pub(super) help_passes: u32,
     /// Acts of calls whose frames wait for the next flush, and how many may.
     pub(super) unflushed: u32,
+    /// A pulled message has reached its mailbox.
+    pub(super) delivered: bool,
     pub(super) flush_frames: u32,
     /// Looks in a row at which a waiting caller was alone on the connection.
     pub(super) lonely: u32,
@@ -101,6 +103,7 @@ impl<L: Link> Owner<L> {
             napper: None,
             help_passes: 0,
             unflushed: 0,
+            delivered: false,
             flush_frames: link.flush_frames(),
             lonely: 0,
             only_bulks_since: None,
@@ -198,6 +201,7 @@ impl<L: Link> Owner<L> {
                     calls.apply(session.role(), event, bind)
                 }
                 Some(Received::Pulled { ticket, message }) => {
+                    self.delivered = true;
                     calls.pulls.finished(session, ticket, message);
                     Applied::Nothing
                 }

@@ -44,7 +44,9 @@ impl Pulls {
         self.waiting.push_back(Pull { ticket, descriptor, len, cell });
     }
 
-    /// Begins what can begin; whether anything changed.
+    /// Begins one pull, if one can begin; whether anything changed. One at a time, because a
+    /// device may do all of it at once (shared memory does): then its message shall reach the
+    /// program, and the program's answer the peer, before the next.
     pub(super) fn start<L: FrameSink>(
         &mut self,
         session: &mut Session,
@@ -57,6 +59,7 @@ impl Pulls {
                 self.waiting.pop_front();
             } else if link.bulk_pull(pull.ticket, &pull.descriptor, pull.len)? {
                 self.under_way.extend(self.waiting.pop_front());
+                return Ok(true);
             } else {
                 break;
             }

@@ -173,7 +173,7 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
     /// One pass and the handlers of what it brought. `None`: someone else owns the connection.
     fn turn(&mut self, driver: &Waker) -> Option<Turn> {
         let now = now();
-        let Driver { connection, arrivals, batch, set, quiet_passes, .. } = self;
+        let Driver { client, connection, arrivals, batch, set, quiet_passes, .. } = self;
         let waits = *quiet_passes > 0 && set.as_ref().is_some_and(PollSet::is_alone);
         let mut open_calls = 0;
         let mut turn = connection.with_owner(|owner| {
@@ -183,6 +183,7 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
                 owner.wait_for_news(|| connection.has_jobs());
             }
             let busy = owner.pass(now, &mut |method, path| arrivals.bind(method, path));
+            let delivered = std::mem::take(&mut owner.delivered) || *client;
             std::mem::swap(batch, &mut owner.calls.arrivals);
             open_calls = owner.session.open_streams();
             if let Some(status) = &owner.dead {
@@ -190,6 +191,9 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
             }
             match (owner.is_drained(), busy) {
                 (true, _) => Turn::Drained,
+                // On a client, news is for somebody. On a server it mostly is for handlers that
+                // run right here; but who waits for a long message is a task.
+                (_, true) if delivered => Turn::Delivered,
                 (_, true) => Turn::News,
                 (_, false) if owner.nap(driver, connection.is_crowded()) => Turn::Nap,
                 (_, false) => Turn::Quiet,
@@ -198,11 +202,11 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
         if !batch.is_empty() {
             connection.corked(|| arrivals.run(batch));
             batch.clear();
-            if !matches!(turn, Turn::Over(_)) {
+            if !matches!(turn, Turn::Over(_) | Turn::Delivered) {
                 turn = Turn::News;
             }
         }
-        if matches!(turn, Turn::News) {
+        if matches!(turn, Turn::News | Turn::Delivered) {
             self.last_news = now;
             if let Some(set) = &self.set {
                 set.note_news(now);
@@ -372,6 +376,8 @@ enum Quiet {
 /// What one turn found.
 enum Turn {
     News,
+    /// News that tasks of this runtime wait for.
+    Delivered,
     Quiet,
     /// Nothing, and a caller polls the link.
     Nap,
@@ -410,8 +416,8 @@ impl<L: Link, A: Arrivals> Future for Driver<L, A> {
                 }
                 Some(Turn::Over(ended)) => return this.close(ended, cx),
                 Some(Turn::Drained) => return this.close(Ended::Drained, cx),
-                // On a client, news is for somebody: let them have it.
-                Some(Turn::News) if this.client => break,
+                // Let them have it.
+                Some(Turn::Delivered) => break,
                 Some(Turn::News) => {}
                 Some(Turn::Nap) => {
                     this.nap(cx);
