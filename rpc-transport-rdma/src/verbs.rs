@@ -99,6 +99,9 @@ pub trait Region: Send + fmt::Debug + 'static {
     /// Where the peer finds this region.
     fn remote(&self) -> RemoteAddr;
 
+    /// Bytes from `offset` on are about to be read. A hint, for memory another core has written.
+    fn prefetch(&self, _offset: usize) {}
+
     /// Copies out of the region with volatile reads: the peer or a NIC may be writing.
     ///
     /// # Panics

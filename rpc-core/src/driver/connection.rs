@@ -491,8 +491,9 @@ impl<L: Link> Conn for Connection<L> {
         for _ in 0..HELP_PASSES {
             let alone = self.with_owner(|owner| {
                 owner.help_passes = owner.help_passes.saturating_add(1);
+                let now = now();
                 owner.wait_for_news(|| self.has_jobs());
-                owner.pass(now(), &mut |_, _| None);
+                owner.pass(now, &mut |_, _| None);
                 owner.may_wait_here()
             });
             if cell.has_news() {

@@ -200,7 +200,11 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
             }
         })?;
         if !batch.is_empty() {
-            connection.corked(|| arrivals.run(batch));
+            match batch.len() {
+                // It is sent at once if it is alone, and by the next turn if not.
+                1 => arrivals.run(batch),
+                _ => connection.corked(|| arrivals.run(batch)),
+            }
             batch.clear();
             if !matches!(turn, Turn::Over(_) | Turn::Delivered) {
                 turn = Turn::News;

@@ -225,6 +225,11 @@ impl ReceiveCredits {
         (position & (self.ring_bytes - 1)) as usize
     }
 
+    /// Where the next burst will be, if it does not begin a new lap.
+    pub(super) fn next_offset(&self) -> usize {
+        self.offset(self.arrived.bytes)
+    }
+
     /// Bursts copied out so far.
     pub(super) fn consumed_bursts(&self) -> u64 {
         self.consumed.bursts

@@ -401,8 +401,11 @@ impl<Q: QueuePair> Link for RingLink<Q> {
 
     fn may_have_news(&self) -> bool {
         let (sender, receiver) = (&self.sender, &self.receiver);
-        self.queue_pair.may_have_completions()
-            || self.has_received()
+        if self.queue_pair.may_have_completions() {
+            receiver.ring.prefetch(receiver.credits.next_offset());
+            return true;
+        }
+        self.has_received()
             || self.has_unsent()
             || sender.want_room.is_some()
             || sender.want_bulk.is_some()

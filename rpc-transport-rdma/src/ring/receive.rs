@@ -15,7 +15,7 @@ use super::send_queue::Kind;
 use crate::verbs::{Completed, Completion, PostError, QueuePair, Region, Status};
 
 /// Completions taken at a time.
-const BATCH: usize = 16;
+const BATCH: usize = 8;
 const NO_COMPLETION: Completion =
     Completion { what: Completed::Send { id: 0 }, status: Status::Success };
 

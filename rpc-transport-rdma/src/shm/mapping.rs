@@ -14,6 +14,7 @@
 //! * **exclusive**: no other process has, or can get, a writable mapping of the bytes.
 #![allow(unsafe_code)]
 
+use std::arch::x86_64::{_MM_HINT_ET0, _MM_HINT_T0, _mm_prefetch};
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU64, Ordering, fence};
@@ -23,6 +24,11 @@ use rustix::mm::{MapFlags, ProtFlags};
 use super::memfd::{self, OfferedMemfd};
 use crate::copy::{copy_across, copy_in, copy_out};
 use crate::verbs::VerbError;
+
+/// Of a processor's cache.
+const LINE_BYTES: usize = 64;
+/// A burst with one short message takes two.
+const PREFETCH_LINES: usize = 2;
 
 /// Memory of this process, or shared with the peer.
 #[derive(Debug)]
@@ -162,6 +168,28 @@ impl Mapping {
             },
         )?;
         Ok(mapping)
+    }
+
+    /// Has the processor fetch what a short burst at `offset` takes, to be read.
+    #[inline]
+    pub(super) fn prefetch_read(&self, offset: usize) {
+        self.prefetch::<_MM_HINT_T0>(offset);
+    }
+
+    /// The same, to be written: it is taken out of the other processor's cache before it is needed.
+    #[inline]
+    pub(super) fn prefetch_write(&self, offset: usize) {
+        self.prefetch::<_MM_HINT_ET0>(offset);
+    }
+
+    #[inline]
+    fn prefetch<const HINT: i32>(&self, offset: usize) {
+        for line in 0..PREFETCH_LINES {
+            let at = (offset + line * LINE_BYTES).min(self.len - 1);
+            // SAFETY: the address is inside the mapping (`at < len`, and no mapping is empty),
+            // and a prefetch reads and changes nothing.
+            unsafe { _mm_prefetch::<HINT>(self.start.as_ptr().add(at).cast()) }
+        }
     }
 
     /// Copies out. Ordered after the Acquire load that made the caller look here.

@@ -84,6 +84,10 @@ impl Region for ShmRegion {
         RemoteAddr { addr: address_base(self.rkey), rkey: self.rkey }
     }
 
+    fn prefetch(&self, offset: usize) {
+        self.memory.mapping().prefetch_read(offset);
+    }
+
     fn read(&self, offset: usize, into: &mut [u8]) {
         self.memory.mapping().read(offset, into);
     }

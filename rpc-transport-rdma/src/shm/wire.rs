@@ -143,6 +143,16 @@ impl Wire {
             if *progress < span.len {
                 return Step::OutOfBudget;
             }
+            if let Some(imm) = imm {
+                let step = self.publish(EntryKind::Immediate, imm);
+                // The next WRITE of a ring goes behind this one; while the peer is at this one there
+                // is time to fetch the place.
+                let next = offset + span.len;
+                if let Ok((mapping, _)) = self.regions.resolve(to, span.len, Access::RemoteWrite) {
+                    mapping.prefetch_write(next);
+                }
+                return step;
+            }
         }
         match imm {
             None => Step::Done { published: false },
