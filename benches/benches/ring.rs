@@ -8,7 +8,7 @@ use std::hint::black_box;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use rdma_rpc_core::link::{FrameSink, Link, Received};
 use rdma_rpc_transport_rdma::ring::{RingConfig, RingLink};
-use rdma_rpc_transport_rdma::shm::{ShmConfig, ShmConnecting, ShmQueuePair};
+use rdma_rpc_transport_rdma::shm::{ShmConfig, ShmQueuePair};
 
 type Ring = RingLink<ShmQueuePair>;
 
@@ -17,7 +17,7 @@ const FRAME: [u8; 48] = [7; 48];
 const BURSTS: [usize; 3] = [1, 16, 256];
 
 fn pair() -> (Ring, Ring) {
-    let (near, far) = ShmConnecting::pair(&ShmConfig::default()).expect("shared memory");
+    let (near, far) = ShmQueuePair::pair(&ShmConfig::default()).expect("shared memory");
     let config = RingConfig { transport: "shm", ..RingConfig::default() };
     let near = RingLink::prepare(near, None, config.clone()).expect("a ring");
     let far = RingLink::prepare(far, None, config).expect("a ring");

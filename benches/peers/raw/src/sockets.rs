@@ -36,7 +36,8 @@ impl Echo for Tokio {
         let sent = async { write.write_all(&data).await };
         let received = async {
             while answer.len() < data.len() {
-                let mut rest = (&mut *answer).limit(data.len() - answer.len());
+                let missing = data.len() - answer.len();
+                let mut rest = (&mut *answer).limit(missing);
                 if read.read_buf(&mut rest).await? == 0 {
                     return Err(std::io::ErrorKind::UnexpectedEof.into());
                 }
