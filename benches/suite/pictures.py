@@ -66,7 +66,7 @@ def note(results):
 def chart(results, path, title, detail, series, x_axis, y_title, write):
     if not series:
         return None
-    picture = Picture(880, 500, title, f"{detail}  ({note(results)})")
+    picture = Picture(880, 520, title, detail, note(results))
     picture.lines((92, 76, 690, 440), x_axis, decades(y_title, values(series), write), series)
     picture.save(path)
     return path
@@ -107,9 +107,8 @@ def connections(results, path):
     series = [collect(results, points, "ops_per_s") for _, points in panels]
     if not any(series):
         return None
-    picture = Picture(1080, 480, "Calls a second over connections",
-                      f"32-byte unary echo, one thread at each end; higher is better  "
-                      f"({note(results)})")
+    picture = Picture(1080, 500, "Calls a second over connections",
+                      "32-byte unary echo, one thread at each end; higher is better", note(results))
     y_axis = decades("calls/s", values(series[0] + series[1]), rate)
     for (title, _), lines, left in zip(panels, series, (92, 610)):
         axis = Axis(f"connections, {title}", 0.8, 1250, CONNECTIONS, count)
@@ -134,16 +133,17 @@ def modes(results, path):
             ("lat-32", "cpu_us"), ("lat-32", "p50_us"), ("idle", "cpu_cores")))
         if spent and taken:
             text = system.text
-            if idle is not None:
-                text += f"\nidle: {idle:.2f} cores" if idle >= 0.005 else "\nidle: nothing"
+            if idle is not None and idle >= 0.01:
+                text += f"\n{idle:.2f} cores while idle"
             found.append(Series(text, STYLES[system.key], [(spent, taken)]))
     if not found:
         return None
-    picture = Picture(880, 500, "What latency costs: one call at a time",
-                      f"32-byte unary echo; nearer to the lower left is better  ({note(results)})")
+    picture = Picture(880, 520, "What latency costs: one call at a time",
+                      "32-byte unary echo; nearer to the lower left is better; no CPU is used while "
+                      "idle (below 0.01 cores) unless said", note(results))
     spent = [one.points[0][0] for one in found]
     x_axis = decades("CPU time per call, both ends together", [min(spent) / 1.3, max(spent) * 1.6], cost)
-    y_axis = decades("round trip, median", [min(values(found)) / 1.5, max(values(found)) * 1.3], micros)
+    y_axis = decades("round trip, median", [min(values(found)) / 1.5, max(values(found)) * 1.5], micros)
     picture.scatter((92, 76, 850, 440), x_axis, y_axis, found)
     picture.save(path)
     return path

@@ -8,7 +8,7 @@ from html import escape
 INK, GREY, FAINT, PAPER = "#1f2328", "#59636e", "#e6e9ed", "#ffffff"
 FONT = "-apple-system,'Segoe UI','Noto Sans','Liberation Sans',Helvetica,Arial,sans-serif"
 LABEL_GAP = 15
-CHAR_WIDTH = 7.2  # of the 12 px labels, in the widest font they may be shown in
+CHAR_WIDTH = 8  # of the 12 px labels, in the widest font they may be shown in
 
 Style = namedtuple("Style", "colour dash marker")
 Series = namedtuple("Series", "text style points")
@@ -61,13 +61,14 @@ def spread(wanted, gap, low, high):
 
 
 class Picture:
-    def __init__(self, width, height, title, note):
+    def __init__(self, width, height, title, detail, note):
         self.width, self.height, self.parts = width, height, []
         self.parts.append(
             f'<rect x="0.5" y="0.5" width="{width - 1}" height="{height - 1}" rx="6" '
             f'fill="{PAPER}" stroke="#d1d9e0"/>')
         self.text(24, 30, title, size=16, weight=600)
-        self.text(24, 50, note, colour=GREY)
+        self.text(24, 50, detail, colour=GREY)
+        self.text(width - 16, height - 14, note, colour=GREY, size=10, anchor="end")
 
     def text(self, x, y, words, colour=INK, size=12, anchor="start", weight=400, turn=None):
         rotate = f' transform="rotate({turn} {x:.1f} {y:.1f})"' if turn is not None else ""
@@ -134,7 +135,7 @@ class Picture:
         """A point for each series, labelled beside it in one or two lines."""
         place = self.frame(box, x_axis, y_axis)
         places = [place(*one.points[0]) for one in series]
-        taken = [(x - 6, y - 6, x + 6, y + 6) for x, y in places]
+        taken = [(x - 8, y - 8, x + 8, y + 8) for x, y in places]
         for one, (x, y) in zip(series, places):
             self.marker(x, y, one.style, radius=5)
             lines = one.text.split("\n")

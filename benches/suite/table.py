@@ -15,7 +15,7 @@ def three(value):
 
 
 def micros(value):
-    return f"{value / 1000:.2f} ms" if value >= 10000 else three(value) + " us"
+    return three(value / 1000) + " ms" if value >= 999.5 else three(value) + " us"
 
 
 def rate(value):

@@ -25,8 +25,8 @@ pub use unary::blocking;
 /// The longest message any case sends, with room to spare.
 pub const MAX_MESSAGE_BYTES: usize = 128 << 20;
 
-/// More calls than any case has open at once: where a library has a lower limit by default, its
-/// program raises it to this, which is our own default.
+/// More calls than any case has open at once: where a library has a lower limit, its program
+/// raises it to this, which is our own default, if it can.
 pub const MAX_OPEN_CALLS: u32 = 16 * 1024;
 
 /// One connection to an echo server. A clone shares the connection.
