@@ -137,7 +137,6 @@ class Picture:
         places = [place(*one.points[0]) for one in series]
         taken = [(x - 8, y - 8, x + 8, y + 8) for x, y in places]
         for one, (x, y) in zip(series, places):
-            self.marker(x, y, one.style, radius=5)
             lines = one.text.split("\n")
             width, height = max(map(len, lines)) * CHAR_WIDTH, 15 * len(lines)
             spots = [(x + 11, y - height / 2), (x - 11 - width, y - height / 2),
@@ -147,6 +146,11 @@ class Picture:
             left, top = min(spots, key=lambda spot: crowding(
                 (spot[0], spot[1], spot[0] + width, spot[1] + height), taken, box))
             taken.append((left, top, left + width, top + height))
+            # Where points are crowded, the leader says whose label it is.
+            near_x = min(max(x, left), left + width)
+            near_y = min(max(y, top + 2), top + height)
+            self.line(x, y, near_x, near_y, one.style.colour, 0.8)
+            self.marker(x, y, one.style, radius=5)
             for number, words in enumerate(lines):
                 self.text(left, top + 12 + 15 * number, words, size=12,
                           colour=one.style.colour if number == 0 else GREY,
