@@ -1,35 +1,62 @@
 //! `echo`: one server or one client of an echo service, measured. See `benches/README.md`.
 //!
 //! ```text
-//! echo server --transport tcp|shm|rdma --addr 127.0.0.1:PORT [--rt st|st-pin|mt|spin]
-//! echo client --transport ... --addr ... --case NAME --mode unary|stream --payload BYTES
+//! echo server --transport tcp|unix|shm|rdma --addr 127.0.0.1:PORT [--rt st|st-pin|mt|spin]
+//! echo client --transport ... --addr ... --case NAME --mode unary|stream|idle --payload BYTES
 //!             --conns N --outstanding N --secs S --warmup S --server-pid PID --rep N
 //! ```
 
-mod cpu;
-mod load;
-mod options;
-mod service;
+mod wiring;
 
-use options::{Options, Role};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use bytes::Bytes;
+use rdma_rpc::{Channel, Server};
+use rpc_bench_load::{Echo, MAX_MESSAGE_BYTES, Options};
+use rpc_benches::Service;
+use rpc_benches::proto::echo_client::EchoClient;
+use rpc_benches::proto::echo_server::EchoServer;
+use rpc_benches::proto::{EchoMsg, StreamReq};
+
+#[derive(Clone)]
+struct Ours(EchoClient);
+
+impl Echo for Ours {
+    async fn echo(&self, data: Bytes) -> Result<Bytes, String> {
+        let reply = self.0.unary(EchoMsg { data }).await;
+        Ok(reply.map_err(|status| status.to_string())?.into_inner().data)
+    }
+
+    async fn stream(&self, size: usize, count: Arc<AtomicU64>) -> Result<(), String> {
+        let stream = self.0.down(StreamReq { size: size as u32 }).await;
+        let mut stream = stream.map_err(|status| status.to_string())?.into_inner();
+        while let Some(message) = stream.message().await.map_err(|status| status.to_string())? {
+            assert_eq!(message.data.len(), size);
+            count.fetch_add(1, Relaxed);
+        }
+        Ok(())
+    }
+}
+
+async fn connect(options: Options) -> Result<Ours, String> {
+    let channel = Channel::connect_with(wiring::client_config(&options)?);
+    let channel = channel.await.map_err(|status| status.to_string())?;
+    Ok(Ours(EchoClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES)))
+}
+
+async fn serve(options: Options) -> Result<(), String> {
+    let server = Server::builder()
+        .config(wiring::server_config(&options)?)
+        .add_service(EchoServer::new(Service))
+        .bind()
+        .await
+        .map_err(|error| error.to_string())?;
+    rpc_bench_load::ready()?;
+    server.serve().await;
+    Ok(())
+}
 
 fn main() {
-    let options = match Options::parse(std::env::args().skip(1)) {
-        Ok(options) => options,
-        Err(problem) => {
-            eprintln!("echo: {problem}");
-            std::process::exit(2);
-        }
-    };
-    let runtime = options.runtime();
-    let result = runtime.block_on(async move {
-        match options.role {
-            Role::Server => service::serve(options).await,
-            Role::Client => load::run(options).await,
-        }
-    });
-    if let Err(problem) = result {
-        eprintln!("echo: {problem}");
-        std::process::exit(1);
-    }
+    rpc_bench_load::run("rdma-rpc", env!("CARGO_PKG_VERSION"), serve, connect);
 }

@@ -1,27 +1,22 @@
 //! The echo service.
 
-use std::io::{Read, Write};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use futures_core::Stream;
-use rdma_rpc::{Request, Response, Server, Status};
+use rdma_rpc::{Request, Response, Status};
 
-use crate::options::Options;
+use crate::proto::echo_server::Echo;
+use crate::proto::{EchoMsg, StreamReq};
 
-#[allow(unreachable_pub)]
-pub(crate) mod proto {
-    rdma_rpc::include_proto!("bench");
-}
-
-use proto::echo_server::{Echo, EchoServer};
-use proto::{EchoMsg, StreamReq};
-
-struct Service;
+/// Gives back what it gets.
+#[derive(Debug, Clone, Copy)]
+pub struct Service;
 
 /// The same message for ever.
-pub(crate) struct Down(Bytes);
+#[derive(Debug)]
+pub struct Down(Bytes);
 
 impl Stream for Down {
     type Item = Result<EchoMsg, Status>;
@@ -41,23 +36,4 @@ impl Echo for Service {
     async fn down(&self, request: Request<StreamReq>) -> Result<Response<Down>, Status> {
         Ok(Response::new(Down(vec![7; request.into_inner().size as usize].into())))
     }
-}
-
-/// Serves until stdin closes, so that no server outlives whoever started it.
-pub(crate) async fn serve(options: Options) -> Result<(), String> {
-    std::thread::spawn(|| {
-        let mut buffer = [0; 64];
-        while std::io::stdin().read(&mut buffer).is_ok_and(|bytes| bytes > 0) {}
-        std::process::exit(0);
-    });
-    let server = Server::builder()
-        .config(options.server_config()?)
-        .add_service(EchoServer::new(Service))
-        .bind()
-        .await
-        .map_err(|error| error.to_string())?;
-    println!("READY {}", std::process::id());
-    std::io::stdout().flush().map_err(|error| error.to_string())?;
-    server.serve().await;
-    Ok(())
 }

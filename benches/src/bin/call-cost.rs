@@ -8,69 +8,25 @@
 //! nearly. Two runs with different numbers of calls give the cost of one; `benches/README.md` has
 //! the command.
 
-use std::future::Future;
-use std::pin::Pin;
-use std::sync::Arc;
-
 use bytes::Bytes;
-use rdma_rpc::client::{ClientConnection, ConnectError, Connector, ReconnectPolicy, connect_link};
+use rdma_rpc::client::ReconnectPolicy;
 use rdma_rpc::config::{ClientConfig, Progress, ServerConfig};
-use rdma_rpc::memory::{MemoryConfig, pair};
-use rdma_rpc::{Request, Response, Server, Status, codegen};
-use rdma_rpc_core::server::{ConnectionConfig, Router, serve_connection};
-
-#[allow(unreachable_pub)]
-mod proto {
-    rdma_rpc::include_proto!("bench");
-}
-
-use proto::echo_client::EchoClient;
-use proto::echo_server::{Echo, EchoServer};
-use proto::{EchoMsg, StreamReq};
+use rdma_rpc::{Server, codegen};
+use rdma_rpc_core::server::{ConnectionConfig, Router};
+use rpc_benches::proto::EchoMsg;
+use rpc_benches::proto::echo_client::EchoClient;
+use rpc_benches::proto::echo_server::EchoServer;
+use rpc_benches::{InMemory, Service};
 
 const PAYLOAD: &[u8; 32] = b"thirty-two bytes of any content.";
 
-struct Service;
-
-type NoMessages = Pin<Box<dyn futures_core::Stream<Item = Result<EchoMsg, Status>> + Send>>;
-
-impl Echo for Service {
-    async fn unary(&self, request: Request<EchoMsg>) -> Result<Response<EchoMsg>, Status> {
-        Ok(Response::new(request.into_inner()))
-    }
-
-    type DownStream = NoMessages;
-
-    async fn down(&self, _: Request<StreamReq>) -> Result<Response<NoMessages>, Status> {
-        Err(Status::unimplemented("only unary calls are counted"))
-    }
-}
-
-/// Both ends in this process, with nothing between them but queues.
-struct InMemory;
-
-impl Connector for InMemory {
-    fn connect(
-        &self,
-    ) -> Pin<Box<dyn Future<Output = Result<ClientConnection, ConnectError>> + Send + '_>> {
-        let (near, far) = pair(MemoryConfig::default());
-        let config =
-            ConnectionConfig { progress: rdma_rpc::Progress::EVENT, ..ConnectionConfig::default() };
-        let router = Arc::new(Router::new().add_service(EchoServer::new(Service)));
-        tokio::spawn(serve_connection(far, router, config).1);
-        let (connection, driving) = connect_link(near, config, "in memory");
-        tokio::spawn(driving);
-        Box::pin(std::future::ready(Ok(connection)))
-    }
-
-    fn target(&self) -> String {
-        "memory".into()
-    }
-}
-
 async fn channel(transport: &str) -> Result<codegen::Channel, String> {
     if transport == "memory" {
-        return Ok(codegen::Channel::lazy(InMemory, ReconnectPolicy::default()));
+        let router = Router::new().add_service(EchoServer::new(Service));
+        let config =
+            ConnectionConfig { progress: rdma_rpc::Progress::EVENT, ..ConnectionConfig::default() };
+        let connector = InMemory::new(router, config);
+        return Ok(codegen::Channel::lazy(connector, ReconnectPolicy::default()));
     }
     let text = |error: &dyn std::fmt::Display| error.to_string();
     let mut config = ServerConfig::new("127.0.0.1:0".parse().map_err(|e| text(&e))?);

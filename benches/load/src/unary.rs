@@ -1,0 +1,118 @@
+//! Unary calls: one after the other, or a number of them open all the time.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use crate::Echo;
+use crate::options::Options;
+use crate::report::{Snapshot, histogram, line};
+
+/// One call in so many is timed under load.
+const TIMED: u64 = 8;
+
+async fn echo<C: Echo>(client: &C, data: &Bytes) -> Result<(), String> {
+    let reply = client.echo(data.clone()).await?;
+    if reply.len() == data.len() {
+        return Ok(());
+    }
+    Err(format!("an echo of {} bytes, not {}", reply.len(), data.len()))
+}
+
+pub(crate) async fn serial<C: Echo>(
+    options: &Options,
+    client: &C,
+    data: &Bytes,
+) -> Result<String, String> {
+    let warm = Instant::now() + Duration::from_secs_f64(options.warmup);
+    while Instant::now() < warm {
+        echo(client, data).await?;
+    }
+    let mut times = histogram();
+    let before = Snapshot::take(options, 0);
+    let end = before.at + Duration::from_secs_f64(options.secs);
+    let (mut calls, mut last) = (0, Instant::now());
+    while last < end {
+        echo(client, data).await?;
+        let now = Instant::now();
+        times.saturating_record((now - last).as_nanos() as u64);
+        (calls, last) = (calls + 1, now);
+    }
+    let after = Snapshot::take(options, calls);
+    Ok(line(options, &before, &after, Some(&times)))
+}
+
+/// The same for an exchange that blocks its thread; each call of `exchange` counts as `unit` calls.
+pub fn blocking(
+    options: &Options,
+    unit: u64,
+    mut exchange: impl FnMut() -> Result<(), String>,
+) -> Result<String, String> {
+    let warm = Instant::now() + Duration::from_secs_f64(options.warmup);
+    while Instant::now() < warm {
+        exchange()?;
+    }
+    let mut times = histogram();
+    let before = Snapshot::take(options, 0);
+    let end = before.at + Duration::from_secs_f64(options.secs);
+    let (mut calls, mut last) = (0, Instant::now());
+    while last < end {
+        exchange()?;
+        let now = Instant::now();
+        times.saturating_record((now - last).as_nanos() as u64);
+        (calls, last) = (calls + unit, now);
+    }
+    let after = Snapshot::take(options, calls);
+    Ok(line(options, &before, &after, Some(&times)))
+}
+
+/// A task for each call that is open, spread over the connections.
+pub(crate) async fn closed_loop<C: Echo>(
+    options: &Options,
+    clients: &[C],
+    data: &Bytes,
+) -> Result<String, String> {
+    let calls: Arc<Vec<AtomicU64>> =
+        Arc::new((0..options.outstanding * 16).map(|_| AtomicU64::new(0)).collect());
+    let (stop, measuring) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let times = Arc::new(Mutex::new(histogram()));
+    let tasks: Vec<_> = (0..options.outstanding)
+        .map(|task| {
+            let client = clients[task % clients.len()].clone();
+            let (calls, stop, measuring) =
+                (Arc::clone(&calls), Arc::clone(&stop), Arc::clone(&measuring));
+            let (times, data) = (Arc::clone(&times), data.clone());
+            tokio::spawn(async move {
+                let mut count = task as u64;
+                while !stop.load(Relaxed) {
+                    count += 1;
+                    let begin = count.is_multiple_of(TIMED).then(Instant::now);
+                    echo(&client, &data).await?;
+                    if let Some(begin) = begin
+                        && measuring.load(Relaxed)
+                    {
+                        let nanos = begin.elapsed().as_nanos() as u64;
+                        times.lock().expect("no panics").saturating_record(nanos);
+                    }
+                    // Sixteen apart: each counter has cache lines of its own.
+                    calls[task * 16].fetch_add(1, Relaxed);
+                }
+                Ok::<(), String>(())
+            })
+        })
+        .collect();
+    let sum = || calls.iter().map(|count| count.load(Relaxed)).sum();
+    tokio::time::sleep(Duration::from_secs_f64(options.warmup)).await;
+    measuring.store(true, Relaxed);
+    let before = Snapshot::take(options, sum());
+    tokio::time::sleep(Duration::from_secs_f64(options.secs)).await;
+    let after = Snapshot::take(options, sum());
+    stop.store(true, Relaxed);
+    for task in tasks {
+        task.await.map_err(|error| error.to_string())??;
+    }
+    let times = times.lock().expect("no panics");
+    Ok(line(options, &before, &after, Some(&times)))
+}

@@ -1,0 +1,86 @@
+"""What is measured: the cases, and who takes part in which."""
+
+from collections import namedtuple
+
+KIB, MIB = 1 << 10, 1 << 20
+
+Case = namedtuple("Case", "name mode payload conns outstanding")
+# `key` names it in results and on the command line; `text` is for people; `rt` see benches/README.md.
+System = namedtuple("System", "key text program transport rt")
+
+SYSTEMS = [
+    System("shm-busy", "shm, busy", "echo", "shm", "spin"),
+    System("shm-adaptive", "shm, adaptive", "echo", "shm", "st"),
+    System("shm-event", "shm, events", "echo", "shm-event", "st"),
+    System("tcp", "tcp", "echo", "tcp", "st"),
+    System("unix", "unix", "echo", "unix", "st"),
+    System("tonic-tcp", "tonic, tcp", "tonic-peer", "tcp", "st"),
+    System("tonic-unix", "tonic, unix", "tonic-peer", "unix", "st"),
+    System("tarpc-tcp", "tarpc, tcp", "tarpc-peer", "tcp", "st"),
+]
+# Settings that suit long messages, and only they are measured with them.
+WIDE = System("tonic-tcp-wide", "tonic, tcp, wide windows", "tonic-peer", "tcp-wide", "st")
+RAW_TCP = System("raw-tcp", "raw tcp (tokio)", "raw", "tcp", "st")
+
+OUTSTANDING = [1, 4, 16, 64, 256, 1024, 4096, 10000]
+CONNECTIONS = [1, 8, 64, 256, 1000]
+PAYLOADS = [0, 32, 256, KIB, 4 * KIB, 16 * KIB, 32 * KIB, 64 * KIB, 128 * KIB, 256 * KIB,
+            MIB, 4 * MIB, 16 * MIB, 64 * MIB]
+STREAMED = [32, 256, KIB, 4 * KIB, 64 * KIB]
+
+
+def size(count):
+    """1024 -> 1k, 1048576 -> 1m: as case names have it."""
+    if count and count % MIB == 0:
+        return f"{count // MIB}m"
+    return f"{count // KIB}k" if count and count % KIB == 0 else str(count)
+
+
+def lat(payload):
+    return Case(f"lat-{size(payload)}", "unary", payload, 1, 1)
+
+
+def thr(conns, outstanding):
+    if (conns, outstanding) == (1, 1):
+        return lat(32)
+    return Case(f"thr-c{conns}-o{outstanding}", "unary", 32, conns, outstanding)
+
+
+def stream(payload):
+    return Case(f"stream-{size(payload)}", "stream", payload, 1, 1)
+
+
+BW = Case("bw-1m", "unary", MIB, 1, 4)
+IDLE = Case("idle", "idle", 32, 1, 1)
+
+# Those of the table.
+MAIN = [lat(32), lat(4 * KIB), lat(MIB), thr(1, 64), thr(1, 1024), thr(8, 64), thr(8, 1024), BW,
+        stream(32)]
+# Those that only the pictures need.
+CURVES = ([thr(1, n) for n in OUTSTANDING] + [thr(n, n) for n in CONNECTIONS]
+          + [thr(n, 1024) for n in CONNECTIONS] + [lat(n) for n in PAYLOADS]
+          + [stream(n) for n in STREAMED] + [IDLE])
+
+
+def unique(cases):
+    return list(dict.fromkeys(cases))
+
+
+def jobs():
+    """Everything there is to measure, as (system, case)."""
+    pairs = []
+    for case in unique(MAIN + CURVES):
+        for system in SYSTEMS:
+            if case.mode == "stream" and system.program == "tarpc-peer":
+                continue  # it has none
+            pairs.append((system, case))
+    pairs += [(WIDE, case) for case in (lat(MIB), BW, stream(32))]
+    pairs += [(RAW_TCP, lat(payload)) for payload in PAYLOADS if payload]
+    pairs += [
+        (System("raw-tcp-blocking", "raw tcp, blocking", "raw", "tcp-blocking", "st"), lat(MIB)),
+        (System("raw-tcp-batch", "raw tcp, one batch", "raw", "tcp-batch", "st"), thr(1, 64)),
+        (System("raw-eventfd", "eventfd", "raw", "eventfd", "st"), lat(32)),
+        (System("raw-memory", "shared page, polled", "raw", "memory", "spin"), lat(32)),
+        (System("raw-vm-readv", "process_vm_readv", "raw", "vm-readv", "st"), lat(MIB)),
+    ]
+    return pairs
