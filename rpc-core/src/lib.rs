@@ -26,6 +26,7 @@ pub mod memory;
 pub mod metadata;
 mod outbox;
 pub mod parts;
+mod patience;
 pub mod poll_set;
 pub mod request;
 pub mod response;

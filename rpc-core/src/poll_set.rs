@@ -39,6 +39,7 @@ use crossbeam_queue::SegQueue;
 use tokio::runtime::{Handle, Id};
 
 use crate::driver::now;
+use crate::patience::Patience;
 
 /// Looks between two turns of whatever else runs on the thread.
 const LOOKS_PER_TURN: usize = 256;
@@ -149,6 +150,8 @@ pub(crate) struct Crowd {
     pub(crate) awake: AtomicUsize,
     /// Calls that wait for their answer.
     pub(crate) waiting_calls: AtomicUsize,
+    /// Whether callers had better not poll.
+    pub(crate) patience: Patience,
 }
 
 struct Shared {

@@ -12,6 +12,7 @@ use super::owner::{Failure, Owner};
 use super::task::{Progress, now};
 use crate::link::{Link, LinkInfo};
 use crate::metadata::MetadataMap;
+use crate::patience::Patience;
 use crate::poll_set::Crowd;
 use crate::session::{Batch, Encode, NewStream, Role, Session, SessionConfig, StreamId};
 use crate::status::Status;
@@ -488,7 +489,12 @@ impl<L: Link> Conn for Connection<L> {
         if !self.progress.polls() || !self.lone.load(Ordering::Relaxed) || self.is_crowded() {
             return false;
         }
-        for _ in 0..HELP_PASSES {
+        let patience = self.crowd.get().map(|crowd| &crowd.patience);
+        if !patience.is_none_or(Patience::may_try) {
+            return false;
+        }
+        let mut passes = 0..HELP_PASSES;
+        for _ in &mut passes {
             let alone = self.with_owner(|owner| {
                 owner.help_passes = owner.help_passes.saturating_add(1);
                 let now = now();
@@ -497,6 +503,7 @@ impl<L: Link> Conn for Connection<L> {
                 owner.may_wait_here()
             });
             if cell.has_news() {
+                patience.inspect(|patience| patience.paid());
                 return true;
             }
             // Taken: the driver is at it on another thread, for us.
@@ -504,6 +511,9 @@ impl<L: Link> Conn for Connection<L> {
                 break;
             }
             std::hint::spin_loop();
+        }
+        if let (Some(patience), true) = (patience, passes.is_empty()) {
+            patience.was_vain();
         }
         if self.with_owner(Owner::end_help).is_none() {
             self.leave(Job::EndHelp);
