@@ -13,8 +13,12 @@ use rdma_rpc_core::session::{
     Event, FrameRef, NewStream, Opened, Role, Session, SessionConfig, StreamId,
 };
 
-const LIMITS: LinkLimits =
-    LinkLimits { max_frame_bytes: 64 << 10, bulk_threshold_bytes: None, max_bulk_bytes: 0 };
+const LIMITS: LinkLimits = LinkLimits {
+    max_frame_bytes: 64 << 10,
+    bulk_threshold_bytes: None,
+    max_bulk_bytes: 0,
+    lend_threshold_bytes: None,
+};
 
 /// Frames end to end, each behind its length.
 #[derive(Default)]
