@@ -1,5 +1,6 @@
 //! Sends a stream's messages as its window lets them go: short ones that are ready at the same
-//! time together, in one frame.
+//! time together, in one frame. A stream that is always ready at once, but slow, has its messages
+//! sent when a frame is full or a turn is over, not one by one.
 
 use std::sync::Arc;
 use std::task::{Context, Poll};

@@ -120,6 +120,38 @@ async fn deadlines_end_calls_on_both_sides_and_drops_cancel() {
     unary(&world, ping("sleep", 5)).await.unwrap();
 }
 
+/// Its handlers' tasks may be dropped before its connection or after: callers see no difference.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_of_a_server_whose_runtime_goes_down_are_unavailable() {
+    for _ in 0..10 {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        let handle = runtime.handle().clone();
+        let world = world_on(handle, MemoryConfig::default(), ConnectionConfig::default());
+        let calls: Vec<_> = (0..32)
+            .map(|_| {
+                let client = world.client.clone();
+                tokio::spawn(async move {
+                    let request = Request::new(ping("forever", 0));
+                    client.unary::<_, Ping>(&METHODS[0], request).await
+                })
+            })
+            .collect();
+        while world.echo.counts.running.load(Ordering::SeqCst) < 32 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        runtime.shutdown_background();
+        for call in calls {
+            let status = call.await.unwrap().unwrap_err();
+            assert_eq!(status.code(), Code::Unavailable, "{status}");
+            assert_ne!(status.request_seen(), RequestSeen::NeverSent, "{status}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn messages_beyond_the_limits_are_refused() {
     for memory in [MemoryConfig::default(), no_bulk()] {

@@ -95,11 +95,12 @@ impl Drop for Reply {
         if self.answered {
             return;
         }
-        // Cancelled calls end here too; their stream is over and this reaches nobody.
+        // Cancelled calls end here too; their stream is over and this reaches nobody. Others end here
+        // when the runtime goes down with their handlers' tasks, sooner or later than the connection.
         let why = if std::thread::panicking() {
             Status::internal("the handler panicked")
         } else {
-            Status::cancelled("the server dropped the call")
+            Status::unavailable("the server is going down with the call's handler unfinished")
         };
         self.end(Err(why));
     }

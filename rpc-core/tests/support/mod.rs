@@ -171,6 +171,8 @@ pub struct InMemory {
     pub config: ConnectionConfig,
     pub echo: Echo,
     pub servers: Arc<std::sync::Mutex<Vec<ServerConnection>>>,
+    /// Where the server runs.
+    pub runtime: tokio::runtime::Handle,
 }
 
 impl Connector for InMemory {
@@ -181,7 +183,7 @@ impl Connector for InMemory {
             let (near, far) = pair(self.memory);
             let router = Arc::new(Router::new().add_service(self.echo.clone()));
             let (server, serving) = serve_connection(far, router, self.config);
-            tokio::spawn(serving);
+            self.runtime.spawn(serving);
             self.servers.lock().unwrap().push(server);
             let (connection, driving) = connect_link(near, self.config, "a test asked for memory");
             tokio::spawn(driving);
@@ -201,9 +203,19 @@ pub struct World {
 }
 
 pub fn world(memory: MemoryConfig, config: ConnectionConfig) -> World {
+    world_on(tokio::runtime::Handle::current(), memory, config)
+}
+
+/// The same with the server on a runtime of its own.
+pub fn world_on(
+    runtime: tokio::runtime::Handle,
+    memory: MemoryConfig,
+    config: ConnectionConfig,
+) -> World {
     let echo = Echo::default();
     let servers = Arc::default();
-    let connector = InMemory { memory, config, echo: echo.clone(), servers: Arc::clone(&servers) };
+    let (echo_too, servers_too) = (echo.clone(), Arc::clone(&servers));
+    let connector = InMemory { memory, config, echo: echo_too, servers: servers_too, runtime };
     let channel = Channel::lazy(connector, ReconnectPolicy::default());
     World { client: Client::new(channel), echo, servers }
 }
