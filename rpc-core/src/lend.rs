@@ -16,14 +16,7 @@ pub(crate) const MAX_AROUND_BYTES: usize = 1024;
 /// A prost message as [`Parts`], if it has a `bytes` field of at least `at_least` bytes, made of
 /// `Bytes`, and little else.
 pub(crate) fn lend<M: prost::Message>(message: &M, at_least: usize) -> Option<Parts> {
-    let mut out = Lending {
-        at_least,
-        max_around_bytes: MAX_AROUND_BYTES,
-        head: Vec::new(),
-        body: None,
-        tail: Vec::new(),
-        too_much: false,
-    };
+    let mut out = Lending::new(at_least, MAX_AROUND_BYTES, Vec::new());
     message.encode_raw(&mut out);
     let body = out.body.filter(|_| !out.too_much)?;
     Some(Parts { head: out.head.into(), body, tail: out.tail.into() })
@@ -31,14 +24,7 @@ pub(crate) fn lend<M: prost::Message>(message: &M, at_least: usize) -> Option<Pa
 
 /// A prost message in memory of its own, which is not zeroed first. `len` is its length.
 pub(crate) fn to_bytes<M: prost::Message>(message: &M, len: usize) -> Bytes {
-    let mut out = Lending {
-        at_least: usize::MAX,
-        max_around_bytes: usize::MAX,
-        head: Vec::with_capacity(len),
-        body: None,
-        tail: Vec::new(),
-        too_much: false,
-    };
+    let mut out = Lending::new(usize::MAX, usize::MAX, Vec::with_capacity(len));
     message.encode_raw(&mut out);
     // A `Message` whose two methods disagree must not break what was agreed.
     out.head.resize(len, 0);
@@ -56,6 +42,11 @@ struct Lending {
 }
 
 impl Lending {
+    fn new(at_least: usize, max_around_bytes: usize, head: Vec<u8>) -> Lending {
+        let (body, tail) = (None, Vec::new());
+        Lending { at_least, max_around_bytes, head, body, tail, too_much: false }
+    }
+
     /// Where copied bytes go, if `more` are still wanted.
     fn around(&mut self, more: usize) -> Option<&mut Vec<u8>> {
         let so_far = self.head.len() + self.tail.len();
@@ -185,14 +176,7 @@ mod tests {
 
     #[test]
     fn chunks_are_collected_and_bounded_too() {
-        let mut out = Lending {
-            at_least: 10,
-            max_around_bytes: 100,
-            head: Vec::new(),
-            body: None,
-            tail: Vec::new(),
-            too_much: false,
-        };
+        let mut out = Lending::new(10, 100, Vec::new());
         for _ in 0..10_000 {
             let chunk = out.chunk_mut();
             chunk.write_byte(0, 1);

@@ -68,6 +68,18 @@ impl BulkDescriptor {
     }
 }
 
+/// Fills `frame` with `parts`, one behind the other.
+///
+/// # Panics
+/// If they are longer together than `frame`.
+pub fn fill(mut frame: &mut [u8], parts: &[&[u8]]) {
+    for part in parts {
+        let (here, rest) = frame.split_at_mut(part.len());
+        here.copy_from_slice(part);
+        frame = rest;
+    }
+}
+
 /// The sending half of a link, as the session sees it.
 pub trait FrameSink {
     /// What this link can carry.
@@ -89,12 +101,8 @@ pub trait FrameSink {
         tail: &[u8],
     ) -> Result<bool, LinkError> {
         let len = head[0].len() + head[1].len() + body.len() + tail.len();
-        let Some(mut rest) = self.reserve(len)? else { return Ok(false) };
-        for part in [head[0], head[1], body, tail] {
-            let (first, after) = rest.split_at_mut(part.len());
-            first.copy_from_slice(part);
-            rest = after;
-        }
+        let Some(frame) = self.reserve(len)? else { return Ok(false) };
+        fill(frame, &[head[0], head[1], body, tail]);
         self.commit();
         Ok(true)
     }
@@ -113,8 +121,8 @@ pub trait FrameSink {
         Ok(None)
     }
 
-    /// The peer says it is done with a buffer of ours, or with what was lent. A descriptor that names no busy buffer is
-    /// a protocol violation of the peer, and an error.
+    /// The peer says it is done with a buffer of ours, or with what was lent. A descriptor that
+    /// names no busy buffer is a protocol violation of the peer, and an error.
     fn bulk_release(&mut self, descriptor: &BulkDescriptor) -> Result<(), LinkError>;
 
     /// Begins to pull a message of `len` bytes that the peer described. `false` when too much is

@@ -11,6 +11,8 @@
 
 use bytes::{Buf, Bytes, BytesMut};
 
+use crate::link::fill;
+
 /// One message in up to three pieces of memory.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Parts {
@@ -59,11 +61,7 @@ impl Parts {
 
     /// Copies the message into `into`, which is as long.
     pub fn copy_to(&self, into: &mut [u8]) {
-        let (head, rest) = into.split_at_mut(self.head.len());
-        let (body, tail) = rest.split_at_mut(self.body.len());
-        head.copy_from_slice(&self.head);
-        body.copy_from_slice(&self.body);
-        tail.copy_from_slice(&self.tail);
+        fill(into, &[&self.head, &self.body, &self.tail]);
     }
 
     fn first(&mut self) -> &mut Bytes {

@@ -157,22 +157,20 @@ impl Cell {
     }
 
     pub(crate) fn put_message(&self, body: Body, position: u64) -> bool {
-        let mut state = self.lock();
-        if state.discarding {
-            return false;
-        }
-        state.inbox.push_back(Item::Message { body, position });
-        wake(state, true, false);
-        true
+        self.put(Item::Message { body, position })
     }
 
     /// The same for several messages.
     pub(crate) fn put_messages(&self, messages: Messages) -> bool {
+        self.put(Item::Several(messages))
+    }
+
+    fn put(&self, item: Item) -> bool {
         let mut state = self.lock();
         if state.discarding {
             return false;
         }
-        state.inbox.push_back(Item::Several(messages));
+        state.inbox.push_back(item);
         wake(state, true, false);
         true
     }

@@ -223,19 +223,12 @@ impl<L: Link> Owner<L> {
                 self.attach(id, &cell);
                 Ok(())
             }
-            // Its sender was blocked when it was left.
             Job::Send { id, cell, message, end } => {
-                self.send(id, &cell, &message, end).map(|sent| {
-                    if sent {
-                        cell.put_writable();
-                    }
-                })
+                self.send(id, &cell, &message, end).map(|sent| unblock(&cell, sent))
             }
-            Job::SendBatch { id, cell, batch } => self.send_batch(id, &cell, &batch).map(|sent| {
-                if sent {
-                    cell.put_writable();
-                }
-            }),
+            Job::SendBatch { id, cell, batch } => {
+                self.send_batch(id, &cell, &batch).map(|sent| unblock(&cell, sent))
+            }
             Job::EndMessages { id } => self.end_messages(id),
             Job::Flush => Ok(()),
             Job::Headers { id, metadata } => self.headers(id, &metadata),
@@ -274,6 +267,13 @@ impl<L: Link> Owner<L> {
                 self.finish(id, Err(Status::resource_exhausted(text)))
             }
         }
+    }
+}
+
+/// Its sender was blocked when the message was left to the owner.
+fn unblock(cell: &Cell, sent: bool) {
+    if sent {
+        cell.put_writable();
     }
 }
 

@@ -5,10 +5,9 @@
 
 use bytes::{Buf, Bytes};
 
-use super::event::{Event, Refusal};
-use super::pieces::check_may_send;
+use super::Session;
+use super::event::Event;
 use super::receive::FrameRef;
-use super::{Role, Session};
 use crate::wire::{
     HEADER_BYTES, Header, MAX_BATCH_MESSAGES, MESSAGE_OVERHEAD_BYTES, WireError, split,
 };
@@ -128,30 +127,13 @@ impl Session {
     ) -> Result<Event<'a>, WireError> {
         let longest = check_rows(header.a, body)?;
         let Some(stream) = self.receiving(header)? else { return Ok(Event::None) };
-        let max_buffered = self.config.max_buffered_bytes;
-        let client = self.role == Role::Client;
-        let slot = &mut self.streams[stream.slot()];
-        if slot.partial.is_some() {
-            return Err(WireError::new(0, "MESSAGES inside another message"));
-        }
-        check_may_send(slot)?;
-        slot.headers_over |= client;
         let cost = cost(body.len(), header.a);
-        let refusal = if longest > slot.max_message_bytes {
-            let limit_bytes = slot.max_message_bytes;
-            Some(Refusal::MessageTooLong { bytes: longest as u64, limit_bytes })
-        } else if self.buffered_bytes + cost > max_buffered {
-            Some(Refusal::TooMuchBuffered { limit_bytes: max_buffered })
-        } else {
-            None
+        let inside = "MESSAGES inside another message";
+        let end = match self.hold_whole(stream.slot, longest, cost, inside)? {
+            Ok(end) => end,
+            Err(why) => return Ok(self.refuse(stream, why)),
         };
-        if let Some(why) = refusal {
-            return Ok(self.refuse(stream, why));
-        }
-        let position = slot.receive_position;
-        let end = position + cost;
-        slot.receive_position = end;
-        self.buffered_bytes += cost;
+        let position = end - cost;
         let over = self.note_end(stream.slot, header)?;
         let rows = frame.payload(body).into_bytes();
         Ok(Event::Messages { stream, messages: Messages { rows, position, end }, end: over })

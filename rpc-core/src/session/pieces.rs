@@ -88,6 +88,36 @@ impl Session {
         Ok(Taken::Whole(Message { payload, position }))
     }
 
+    /// Counts whole messages, of which the longest has `longest` bytes, as held; gives the
+    /// stream's position after them, or why they are refused. `inside`: what is wrong if they come
+    /// between the pieces of another message.
+    pub(super) fn hold_whole(
+        &mut self,
+        slot: u32,
+        longest: usize,
+        cost: u64,
+        inside: &'static str,
+    ) -> Result<Result<u64, Refusal>, WireError> {
+        let limit_bytes = self.config.max_buffered_bytes;
+        let client = self.role == Role::Client;
+        let stream = &mut self.streams[slot as usize];
+        if stream.partial.is_some() {
+            return Err(WireError::new(0, inside));
+        }
+        check_may_send(stream)?;
+        stream.headers_over |= client;
+        if longest > stream.max_message_bytes {
+            let limit_bytes = stream.max_message_bytes;
+            return Ok(Err(Refusal::MessageTooLong { bytes: longest as u64, limit_bytes }));
+        }
+        if self.buffered_bytes + cost > limit_bytes {
+            return Ok(Err(Refusal::TooMuchBuffered { limit_bytes }));
+        }
+        stream.receive_position += cost;
+        self.buffered_bytes += cost;
+        Ok(Ok(stream.receive_position))
+    }
+
     /// Counts metadata as held; gives why not, if it is too much.
     pub(super) fn hold_metadata(&mut self, slot: u32, metadata: &[u8]) -> Option<Refusal> {
         let limit_bytes = self.config.max_buffered_bytes;
@@ -121,7 +151,7 @@ impl Session {
     }
 }
 
-pub(super) fn check_may_send(stream: &Stream) -> Result<(), WireError> {
+fn check_may_send(stream: &Stream) -> Result<(), WireError> {
     if stream.receive_closed {
         return Err(WireError::new(0, "a message after the end of messages"));
     }

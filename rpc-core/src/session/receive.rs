@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::control::{MAX_QUEUED_PONGS, setting};
 use super::event::{Event, Finish, Payload, Refusal, SessionError};
-use super::pieces::{Taken, check_may_send, piece};
+use super::pieces::{Taken, piece};
 use super::stream::State;
 use super::{CANCELLED, Role, Session, StreamId, UNAVAILABLE};
 use crate::link::BulkDescriptor;
@@ -265,30 +265,15 @@ impl Session {
             self.bulk_done(&descriptor);
             return Ok(Event::None);
         };
-        let max_buffered = self.config.max_buffered_bytes;
-        let client = self.role == Role::Client;
-        let slot = &mut self.streams[stream.slot()];
-        if slot.partial.is_some() {
-            return Err(WireError::new(0, "BULK inside another message"));
-        }
-        check_may_send(slot)?;
-        slot.headers_over |= client;
         let cost = len as u64 + MESSAGE_OVERHEAD_BYTES;
-        let refusal = if len > slot.max_message_bytes {
-            let limit_bytes = slot.max_message_bytes;
-            Some(Refusal::MessageTooLong { bytes: len as u64, limit_bytes })
-        } else if self.buffered_bytes + cost > max_buffered {
-            Some(Refusal::TooMuchBuffered { limit_bytes: max_buffered })
-        } else {
-            None
-        };
-        if let Some(why) = refusal {
-            self.bulk_done(&descriptor);
-            return Ok(self.refuse(stream, why));
-        }
-        slot.receive_position += cost;
-        let position = slot.receive_position;
-        self.buffered_bytes += cost;
+        let position =
+            match self.hold_whole(stream.slot, len, cost, "BULK inside another message")? {
+                Ok(position) => position,
+                Err(why) => {
+                    self.bulk_done(&descriptor);
+                    return Ok(self.refuse(stream, why));
+                }
+            };
         let end = self.note_end(stream.slot, header)?;
         Ok(Event::Bulk { stream, descriptor, head, len: pulled, tail, position, end })
     }

@@ -14,6 +14,7 @@ use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 
 use bytes::{Buf, Bytes};
+use rdma_rpc_core::link::fill;
 
 use super::PREFIX_BYTES;
 use crate::socket::Socket;
@@ -270,14 +271,5 @@ impl Outbound {
             self.ring.truncate((self.ring.len() / 2).max(FIRST_STAGING_BYTES));
             self.ring.shrink_to_fit();
         }
-    }
-}
-
-/// Fills `frame` with `parts`, which are as long together.
-fn fill(mut frame: &mut [u8], parts: &[&[u8]]) {
-    for part in parts {
-        let (here, rest) = frame.split_at_mut(part.len());
-        here.copy_from_slice(part);
-        frame = rest;
     }
 }

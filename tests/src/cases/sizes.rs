@@ -35,31 +35,21 @@ pub async fn every_threshold(place: Place) {
 
 /// The same sizes as messages of one stream, which share its window.
 pub async fn streams_of_every_size(place: Place) {
-    let world = place.world().await;
-    let sizes: Vec<usize> =
-        around_thresholds().map(|total| field_bytes(total).unwrap_or(0)).collect();
-    let mut want = 0u64;
-    for bytes in &sizes {
-        want = want.rotate_left(1) ^ checksum(&payload(*bytes, 5));
-    }
-    let sent = sizes.clone();
-    let messages =
-        stream::iter(sent).map(|bytes| StreamingInputCallRequest { payload: payload(bytes, 5) });
-    let reply = world.client().streaming_input_call(messages).await.unwrap().into_inner();
-    assert_eq!((reply.messages, reply.checksum), (sizes.len() as u64, want));
-
-    let request = output(&sizes, 1);
-    let mut responses = world.client().streaming_output_call(request).await.unwrap().into_inner();
-    for (number, bytes) in sizes.into_iter().enumerate() {
-        next(&mut responses, number as u64, bytes).await;
-    }
-    over(responses).await;
+    stream_both_ways(
+        place,
+        around_thresholds().map(|total| field_bytes(total).unwrap_or(0)).collect(),
+    )
+    .await;
 }
 
 /// Thousands of short messages, which travel together, with longer ones between them.
 pub async fn short_messages_together(place: Place) {
+    stream_both_ways(place, (0..5000).map(|number| number * 37 % 1100).collect()).await;
+}
+
+/// Messages of these sizes on one stream there, and on one back.
+async fn stream_both_ways(place: Place, sizes: Vec<usize>) {
     let world = place.world().await;
-    let sizes: Vec<usize> = (0..5000).map(|number| number * 37 % 1100).collect();
     let mut want = 0u64;
     for bytes in &sizes {
         want = want.rotate_left(1) ^ checksum(&payload(*bytes, 5));
