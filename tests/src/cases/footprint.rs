@@ -10,9 +10,13 @@ use crate::proto::test_service_client::TestServiceClient;
 
 const CONNECTIONS: u64 = 64;
 const KIB: u64 = 1024;
+/// Calls of 1,900 bytes each way: 278 KiB and more.
+const CALM_CALLS: usize = 150;
 
 /// Per end, after one call.
 const IDLE_BYTES: u64 = 96 * KIB;
+/// Per end, after more bytes than the rings hold have gone through them call by call.
+const CALM_BYTES: u64 = 160 * KIB;
 /// Per end, when every byte of both rings has been used: two rings of 256 KiB, and what is not
 /// rings.
 const USED_BYTES: u64 = (512 + 128) * KIB;
@@ -47,6 +51,7 @@ pub async fn connections_cost_what_is_stated(place: Place) {
     let first = come_and_go(&world, before).await;
     println!("per end: {first:?}");
     assert!(first.idle < IDLE_BYTES, "{first:?}: an idle connection");
+    assert!(first.calm < CALM_BYTES, "{first:?}: a connection with one call at a time");
     assert!(first.used < USED_BYTES, "{first:?}: a connection that was used");
     assert!(first.used > 256 * KIB, "{first:?}: the traffic has not touched the rings");
     assert!(first.left < KEPT_BYTES, "{first:?}: connections that are gone");
@@ -64,6 +69,7 @@ pub async fn connections_cost_what_is_stated(place: Place) {
 #[derive(Debug)]
 struct Cost {
     idle: u64,
+    calm: u64,
     used: u64,
     left: u64,
 }
@@ -79,6 +85,12 @@ async fn come_and_go(world: &World, before: u64) -> Cost {
     settle().await;
     let idle = per_end(memory(server));
     for client in &clients {
+        for _ in 0..CALM_CALLS {
+            exchange(client, 1900, 1900).await.expect("the server answers");
+        }
+    }
+    let calm = per_end(memory(server));
+    for client in &clients {
         within(Duration::from_secs(30), "traffic", use_rings(client)).await;
     }
     settle().await;
@@ -90,7 +102,7 @@ async fn come_and_go(world: &World, before: u64) -> Cost {
         settle().await;
     }
     settle().await;
-    Cost { idle, used, left: per_end(memory(server)) }
+    Cost { idle, calm, used, left: per_end(memory(server)) }
 }
 
 async fn connect(channel: &rdma_rpc_core::client::Channel) -> TestServiceClient {
