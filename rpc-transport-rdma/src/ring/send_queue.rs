@@ -65,7 +65,7 @@ impl SendQueue {
             depth,
             // A quarter of the queue; with less than 8 slots every request.
             signal_every: if depth < 8 { 1 } else { (depth / 4).min(64) },
-            // Less than what a calm ring may have under way.
+            // Less than what a ring has in any case before it begins again.
             signal_bytes: (ring_bytes / 8).min(CALM_BYTES / 2),
             posted: 0,
             completed: 0,
