@@ -4,7 +4,7 @@ mod common;
 
 use std::process::{Command, Stdio};
 
-use common::{Running, Server, example, run, until};
+use common::{Running, Server, Signal, example, run, until};
 
 fn client(server: &Server, scheme: &str) -> Command {
     let mut command = example("kv");
@@ -99,10 +99,10 @@ fn a_watcher_that_sleeps_stops_nobody_and_is_told_what_it_missed() {
             heard.is_finished()
         });
         let (_, watcher) = heard.join().expect("a line");
-        watcher.signal("-STOP");
+        watcher.signal(Signal::STOP);
         let bench = run(client(&server, scheme).args(["bench", "--seconds", "1"])).ok();
         assert!(bench.contains("\nput: "), "{bench}");
-        watcher.signal("-CONT");
+        watcher.signal(Signal::CONT);
         let stderr = watcher.end().failed();
         assert!(stderr.contains("Aborted: ") && stderr.contains("changes were missed"), "{stderr}");
         server.stop();
@@ -119,7 +119,7 @@ fn a_server_that_stops_finishes_what_is_open() {
             run(client(&server, "tcp").args(["get", "first"])).status.success()
         });
 
-        server.running.signal("-INT");
+        server.running.signal(Signal::INT);
         // New calls are refused; the open one goes on.
         until("new calls are refused", || {
             !run(client(&server, "tcp").args(["get", "first"])).status.success()
@@ -137,7 +137,7 @@ fn clients_of_a_killed_server_fail_and_say_why() {
         let server = Server::of("kv");
         let mut bench = Running::start(client(&server, scheme).args(["bench", "--seconds", "50"]));
         assert!(bench.line().contains(&format!("over {scheme}")));
-        server.running.signal("-KILL");
+        server.running.signal(Signal::KILL);
         let stderr = bench.end().failed();
         let told = stderr.contains(&format!("{scheme} connection to {}", server.address))
             || stderr.contains("cannot connect to");

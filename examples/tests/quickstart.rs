@@ -2,10 +2,7 @@
 
 mod common;
 
-use std::process::Command;
-use std::time::{Duration, Instant};
-
-use common::{Running, example, run};
+use common::{Running, Signal, children, example, run, until};
 
 #[test]
 fn it_measures_both_transports() {
@@ -36,25 +33,16 @@ fn it_fails_at_any_wrong_answer() {
 #[test]
 fn killed_it_leaves_no_process() {
     let parent = Running::start(&mut example("quickstart"));
-    let children = || {
-        let pgrep = Command::new("pgrep").arg("-P").arg(parent.id().to_string()).output();
-        String::from_utf8(pgrep.expect("pgrep runs").stdout).expect("numbers")
-    };
-    let started = Instant::now();
-    while children().lines().count() < 2 {
-        assert!(started.elapsed() < Duration::from_secs(20), "no two children");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    let pids: Vec<u32> = children().lines().map(|pid| pid.parse().expect("a number")).collect();
-    parent.signal("-KILL");
+    let mut pids = Vec::new();
+    until("it has two children", || {
+        pids = children(parent.id());
+        pids.len() >= 2
+    });
+    parent.signal(Signal::KILL);
     let gone = |pid: &u32| match std::fs::read_to_string(format!("/proc/{pid}/stat")) {
         // An orphan that ended may wait to be reaped by whoever inherited it.
         Ok(stat) => stat.contains(") Z "),
         Err(_) => true,
     };
-    let started = Instant::now();
-    while !pids.iter().all(gone) {
-        assert!(started.elapsed() < Duration::from_secs(20), "{pids:?} go on");
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    until("both are gone", || pids.iter().all(gone));
 }

@@ -9,6 +9,9 @@ use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+pub use rustix::process::Signal;
+use rustix::process::{Pid, kill_process};
+
 /// A run that takes longer hangs.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -96,9 +99,8 @@ impl Running {
         self.child.stdin = None;
     }
 
-    pub fn signal(&self, name: &str) {
-        let kill = Command::new("kill").arg(name).arg(self.child.id().to_string()).status();
-        assert!(kill.expect("kill runs").success());
+    pub fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).expect("it runs");
     }
 
     /// Waits for its end.
@@ -131,6 +133,19 @@ fn collect(mut from: impl Read + Send + 'static) -> std::thread::JoinHandle<Stri
         from.read_to_end(&mut text).expect("readable");
         String::from_utf8_lossy(&text).into_owned()
     })
+}
+
+/// The processes that this one has started and that have not been reaped, as `/proc` has them.
+pub fn children(parent: u32) -> Vec<u32> {
+    let entries = std::fs::read_dir("/proc").expect("/proc is there").flatten();
+    let numbers = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let parent_of = |process: &u32| {
+        let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+        // Number, (name), state, parent; the name may have spaces and parentheses of its own.
+        let (_, after_name) = stat.rsplit_once(") ")?;
+        after_name.split(' ').nth(1)?.parse::<u32>().ok()
+    };
+    numbers.filter(|process| parent_of(process) == Some(parent)).collect()
 }
 
 /// Tries until it holds.
@@ -172,7 +187,7 @@ impl Server {
     /// Ctrl-c: it must finish what is open and end well.
     #[track_caller]
     pub fn stop(self) -> String {
-        self.running.signal("-INT");
+        self.running.signal(Signal::INT);
         self.running.end().ok()
     }
 }

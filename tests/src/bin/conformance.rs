@@ -5,6 +5,7 @@ use rdma_rpc_tests::harness::{Place, run, serve_until_stdin_closes};
 use rdma_rpc_tests::{cases, harness};
 
 fn main() {
+    harness::raise_descriptor_limit();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words[..] {

@@ -7,7 +7,7 @@ use futures_util::{Stream, stream};
 use rdma_rpc::{Channel, Code, RequestSeen, Status};
 
 use super::support::{MIB, behave, exchange, next, output, simple, within};
-use crate::harness::{Child, Place, World, allowed, allowed_ms};
+use crate::harness::{Child, Place, Signal, World, allowed, allowed_ms, send_signal};
 use crate::observe;
 use crate::pattern::payload;
 use crate::proto::behave_request::Behaviour;
@@ -230,14 +230,14 @@ pub async fn stopped_server(place: Place) {
     }
     world.observe_until("busy", |seen| seen.running >= 3 * GROUP as i64).await;
     let server = world.server_process().expect("the server is a process");
-    signal(server, "-STOP");
+    send_signal(server, Signal::STOP);
     let stopped = Instant::now();
     while let Some(status) = within(20 * NOTICE, "the end of a call", calls.next()).await {
         let status = status.expect("a call does not panic");
         assert_eq!(status.code(), Code::Unavailable, "{status}");
     }
     assert!(stopped.elapsed() < allowed(3 * NOTICE), "after {:?}", stopped.elapsed());
-    signal(server, "-CONT");
+    send_signal(server, Signal::CONT);
     let begin = Instant::now();
     while let Err(status) = exchange(&client, 1000, 1000).await {
         assert!(
@@ -262,14 +262,9 @@ pub async fn stopped_client(place: Place) {
     let mut victim = Child::client(&["hold", &world.target()]);
     assert_eq!(victim.line(), "holding");
     world.observe_until("busy", |seen| seen.running == 4 * GROUP as i64).await;
-    signal(victim.id(), "-STOP");
+    send_signal(victim.id(), Signal::STOP);
     let stopped = Instant::now();
     world.observe_until("at rest", |seen| seen.running == 0).await;
     assert!(stopped.elapsed() < allowed(3 * NOTICE), "handlers ran for {:?}", stopped.elapsed());
     exchange(&world.client(), 1000, 1000).await.unwrap();
-}
-
-fn signal(process: u32, signal: &str) {
-    let status = std::process::Command::new("kill").args([signal, &process.to_string()]).status();
-    assert!(status.expect("kill is a program").success(), "kill {signal} {process}");
 }

@@ -5,6 +5,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use super::child::binary;
+use super::system::raise_descriptor_limit;
 use super::{Place, Processes, allowed};
 
 /// A case that takes longer hangs.
@@ -21,6 +22,7 @@ pub fn run<F: Future<Output = ()>>(
     place: Place,
     case: impl FnOnce(Place) -> F + Send + 'static,
 ) {
+    raise_descriptor_limit();
     let (done, finished) = mpsc::channel();
     let thread = std::thread::Builder::new().name(name.into()).spawn(move || {
         let mut builder = match place.processes {

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use rdma_rpc::config::Progress;
 use rdma_rpc_tests::cases::support::{exchange, within};
-use rdma_rpc_tests::harness::Child;
+use rdma_rpc_tests::harness::{Child, Signal};
 
 use super::load::Load;
 use super::scene::{KEEPALIVE_MS, Scene, Settings};
@@ -103,11 +103,11 @@ async fn stopped_server() {
         let scene = Scene::set(Settings { progress, ..Settings::new("rdma") }).await;
         let before = scene.client_holds();
         let load = Load::begin(&scene.client).await;
-        scene.signal_server("-STOP");
+        scene.signal_server(Signal::STOP);
         let stopped = Instant::now();
         let (_, statuses) = load.die(stopped, SILENT, "stopped server").await;
         scene.check_names(&statuses);
-        scene.signal_server("-CONT");
+        scene.signal_server(Signal::CONT);
         scene.works_again(AGAIN, "server goes on").await;
         Load::begin(&scene.client).await.finish(AGAIN, "calls after it goes on").await;
         scene.client_holds_no_more_than(&before).await;

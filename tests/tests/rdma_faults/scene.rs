@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use rdma_rpc::config::{Progress, RdmaConfig, Transport as Allowed};
 use rdma_rpc::{Channel, RequestSeen, Status};
 use rdma_rpc_tests::cases::support::exchange;
-use rdma_rpc_tests::harness::{Place, Transport, Tuning, World};
+use rdma_rpc_tests::harness::{Place, Signal, Transport, Tuning, World, send_signal};
 use rdma_rpc_tests::observe;
 use rdma_rpc_tests::proto::test_service_client::TestServiceClient;
 
@@ -154,10 +154,8 @@ impl Scene {
     }
 
     /// Sends a signal to the server.
-    pub(crate) fn signal_server(&self, signal: &str) {
-        let process = self.server_process().to_string();
-        let status = std::process::Command::new("kill").args([signal, &process]).status();
-        assert!(status.expect("kill is a program").success(), "kill {signal}");
+    pub(crate) fn signal_server(&self, signal: Signal) {
+        send_signal(self.server_process(), signal);
     }
 
     /// Calls until one works, within `bound`; every failure says that it was never sent, or at
