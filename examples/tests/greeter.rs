@@ -65,6 +65,36 @@ fn the_environment_and_a_file_do_as_well_as_options() {
 }
 
 #[test]
+fn a_server_takes_its_transports_from_a_file_and_the_environment() {
+    let folder = Folder::new("transports");
+    let only_tcp = folder.write("tcp.toml", "transports = [\"tcp\"]\n");
+    let both = folder.write("both.toml", "transports = [\"shm\", \"tcp\"]\n");
+    let declined = "nothing faster works; rdma: not among the allowed transports; \
+                    shm: the server does not allow it\n";
+    // The environment wins over the file.
+    for (file, variable) in [(&only_tcp, ""), (&both, "tcp")] {
+        let mut server = example("greeter");
+        server.args(["server", "--listen", "127.0.0.1:0"]);
+        server.env("RDMA_RPC_CONFIG", file).env("RDMA_RPC_TRANSPORTS", variable);
+        let server = Server::start(&mut server);
+        let auto = format!("auto://{}", server.address);
+        let mut client = example("greeter");
+        client.args(["client", "--target", &auto, "Ann"]).env("RDMA_RPC_TRANSPORTS", "shm,tcp");
+        let stdout = run(&mut client).ok();
+        assert_eq!(stdout, format!("{GREETINGS}over tcp, because {declined}"));
+
+        let shm = format!("shm://{}", server.address);
+        let stderr = run(example("greeter").args(["client", "--target", &shm])).failed();
+        let why = format!(
+            "greeter: Unavailable: cannot connect to {shm}: the server is there, but only TCP \
+             works: shm: the server does not allow it\n"
+        );
+        assert!(stderr.ends_with(&why), "{stderr}");
+        server.stop();
+    }
+}
+
+#[test]
 fn a_server_stopped_as_soon_as_it_is_there_ends_well() {
     // Many at once: a server must be stopped between any two of its steps.
     std::thread::scope(|threads| {

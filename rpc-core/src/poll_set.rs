@@ -29,6 +29,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
+use std::ops::Range;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
@@ -45,6 +46,8 @@ use crate::patience::Patience;
 const LOOKS_PER_TURN: usize = 256;
 /// Looks before those with news get their turn.
 const LOOKS_PER_ROUND: usize = 256;
+/// Looks whose memory is waited for together: as many as a word has bits.
+const LOOKS_AT_ONCE: usize = 32;
 /// Rounds without news before whatever else runs on the thread gets a turn.
 const ROUNDS_PER_TURN: usize = 16;
 /// How long an entry without news stays in the set of a runtime that has news of others, unless
@@ -250,6 +253,11 @@ impl PollSet {
         self.shared.crowd.awake.load(Ordering::Relaxed) <= 1
     }
 
+    /// Connections of this runtime that poll.
+    pub(crate) fn awake(&self) -> usize {
+        self.shared.crowd.awake.load(Ordering::Relaxed)
+    }
+
     /// A connection of this runtime had news.
     pub(crate) fn note_news(&self, at: Instant) {
         let at_ns = self.shared.since_begin_ns(at);
@@ -307,36 +315,59 @@ impl Scanner {
     /// Looks at some entries, and wakes those with news; how many had some.
     fn round(&mut self) -> usize {
         let mut woken = 0;
-        for _ in 0..self.entries.len().min(LOOKS_PER_ROUND) {
+        let mut left = self.entries.len().min(LOOKS_PER_ROUND);
+        while left > 0 && !self.entries.is_empty() {
             if self.next >= self.entries.len() {
                 self.next = 0;
                 self.scan += 1;
             }
-            let Some(entry) = self.entries.get(self.next) else { break };
-            // Acquire: pairs with the Release of `watch`.
-            match entry.state.load(Ordering::Acquire) {
-                WAITING if entry.source.has_news(self.scan) => {
-                    woken += usize::from(entry.wake(RESTING));
-                }
-                LEAVING => {
-                    self.forget();
-                    continue;
-                }
-                _ => {}
-            }
-            self.next += 1;
+            let end = self.entries.len().min(self.next + left.min(LOOKS_AT_ONCE));
+            left -= end - self.next;
+            woken += self.look_at(self.next..end);
+            self.next = end;
         }
         woken
     }
 
-    /// Forgets the next entry, unless its owner has come back.
-    fn forget(&mut self) {
-        let entry = &self.entries[self.next];
+    /// Looks at entries first and does what follows from it then: a look may wait for memory, and
+    /// so they wait together. At most [`LOOKS_AT_ONCE`] entries.
+    fn look_at(&mut self, range: Range<usize>) -> usize {
+        let looks = self.entries[range.clone()].iter().enumerate();
+        let mut found = looks.fold(0_u32, |found, (index, entry)| {
+            // Acquire: pairs with the Release of `watch`.
+            let something = match entry.state.load(Ordering::Acquire) {
+                WAITING => entry.source.has_news(self.scan),
+                state => state == LEAVING,
+            };
+            found | u32::from(something) << index
+        });
+        let (mut woken, mut leaving) = (0, 0_u32);
+        while found != 0 {
+            let index = found.trailing_zeros();
+            found &= found - 1;
+            if self.entries[range.start + index as usize].wake(RESTING) {
+                woken += 1;
+            } else {
+                leaving |= 1 << index;
+            }
+        }
+        // From the last to the first, because the last of all takes the place of who is forgotten.
+        while leaving != 0 {
+            let index = leaving.ilog2();
+            leaving &= !(1 << index);
+            self.forget(range.start + index as usize);
+        }
+        woken
+    }
+
+    /// Forgets an entry that wants to leave, unless its owner has come back.
+    fn forget(&mut self, index: usize) {
+        let entry = &self.entries[index];
         let waker = entry.lock();
         if entry.state.load(Ordering::Relaxed) == LEAVING {
             entry.state.store(OUT, Ordering::Relaxed);
             drop(waker);
-            self.entries.swap_remove(self.next);
+            self.entries.swap_remove(index);
         }
     }
 

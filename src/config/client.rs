@@ -19,7 +19,8 @@ pub struct ClientConfig {
     /// What to connect to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub target: Option<Target>,
-    /// The transports that may be used. Default all.
+    /// The transports that may be used. Default all. Without `tcp`, connecting fails where
+    /// nothing else works, and says why.
     pub transports: Vec<Transport>,
     /// How long a client may take to have a connected socket. Default 5000.
     pub connect_timeout_ms: u64,

@@ -229,7 +229,7 @@ pub struct ShmConfig {
     pub progress: Progress,
     /// How long adaptive progress polls before it sleeps. Default 50.
     pub spin_us: u64,
-    /// Size of a connection's receive ring. Default 256 KiB.
+    /// Size of a connection's receive ring. Default 1 MiB.
     #[serde(deserialize_with = "size")]
     pub ring_bytes: usize,
     /// Messages longer than this are pulled instead of sent through the ring. Default 16 KiB.
@@ -248,13 +248,13 @@ pub struct ShmConfig {
 
 impl Default for ShmConfig {
     fn default() -> Self {
-        let RdmaConfig {
-            progress, spin_us, ring_bytes, bulk_threshold_bytes, bulk_pool_bytes, ..
-        } = RdmaConfig::default();
+        let RdmaConfig { progress, spin_us, bulk_threshold_bytes, bulk_pool_bytes, .. } =
+            RdmaConfig::default();
         ShmConfig {
             progress,
             spin_us,
-            ring_bytes,
+            // Takes memory only where there is traffic for it, unlike a card's.
+            ring_bytes: MIB,
             bulk_threshold_bytes,
             bulk_pool_bytes,
             direct_reads: true,

@@ -24,7 +24,8 @@ pub struct ServerConfig {
     /// Where to listen: one address or a list.
     #[serde(deserialize_with = "listen")]
     pub listen: Vec<ListenAddress>,
-    /// The transports that may be used. Default all.
+    /// The transports that may be used. Default all. Without `tcp`, clients for whom nothing
+    /// else works are turned away, and told why.
     pub transports: Vec<Transport>,
     /// How long a client's handshake may take. Default 5000.
     pub handshake_timeout_ms: u64,

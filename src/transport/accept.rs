@@ -1,5 +1,6 @@
 //! The server's side: from a socket to a served connection.
 
+use std::error::Error;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -8,18 +9,19 @@ use rdma_rpc_core::server::{ConnectionConfig, Router, ServerConnection, serve_co
 use rdma_rpc_transport_rdma::ibv::Ibv;
 use rdma_rpc_transport_rdma::shm;
 use rdma_rpc_transport_tcp::bootstrap::RejectCode;
-use rdma_rpc_transport_tcp::{
-    BootstrapError, BootstrapOptions, Outcome, ServerBootstrap, Socket, TransportKind,
-};
+use rdma_rpc_transport_tcp::{BootstrapOptions, Outcome, ServerBootstrap, Socket, TransportKind};
 use tokio::time::timeout_at;
 
 use super::choice::{Choice, Taken, choose};
 use super::ring::{Ring, Speaks, build};
 use super::settings::Settings;
-use crate::config::ServerConfig;
+use crate::config::{ServerConfig, Transport};
 
 /// Drives a served connection to its end.
 type Serving = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// What a client is told for whom only TCP is left.
+const TCP_NOT_ALLOWED: &str = "the server does not allow tcp (transports)";
 
 /// Shakes hands with clients.
 #[derive(Debug)]
@@ -63,11 +65,17 @@ impl Acceptor {
     async fn shake_hands(
         &self,
         socket: Socket,
-    ) -> Result<(ServerConnection, Serving), BootstrapError> {
+    ) -> Result<(ServerConnection, Serving), Box<dyn Error + Send + Sync>> {
         let mut bootstrap = ServerBootstrap::accept(socket, self.options()).await?;
         let local = bootstrap.local_ip();
         let Choice { taken, declined, because } =
             choose(bootstrap.offers(), &self.settings, &self.ibv, local).await;
+        let allows_tcp = self.settings.allows(Transport::Tcp);
+        if matches!(taken, Taken::Tcp) && !allows_tcp {
+            let text = format!("{TCP_NOT_ALLOWED}; {because}");
+            bootstrap.reject(RejectCode::Refused, &text).await;
+            return Err(text.into());
+        }
         let body = match &taken {
             Taken::Rdma(choice) => choice.body(),
             Taken::Shm | Taken::Tcp => Vec::new(),
@@ -97,7 +105,12 @@ impl Acceptor {
                     kind => format!("{kind} was chosen but failed: {reason}"),
                 };
                 let link = confirmed.into_link(&self.settings.tcp);
-                self.serve(link, self.settings.on_socket(), &because)
+                let served = self.serve(link, self.settings.on_socket(), &because);
+                if !allows_tcp {
+                    // Too late to reject: the calls are, and their callers learn why.
+                    served.0.shut_down(&format!("{TCP_NOT_ALLOWED}; {because}"));
+                }
+                served
             }
         })
     }

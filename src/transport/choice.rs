@@ -19,7 +19,8 @@ pub(super) struct Offers {
     pub(super) rdma: Option<ibv::Offer>,
 }
 
-const NOT_ALLOWED: &str = "not among the allowed transports";
+/// Why something is not offered that could be.
+pub(super) const NOT_ALLOWED: &str = "not among the allowed transports";
 
 /// What a client can offer for a target that it reaches from the address `local`.
 pub(super) async fn offers(
@@ -154,7 +155,7 @@ async fn take_rdma(
 
 fn because_tcp(offers: &[Offer], declined: &[Declined]) -> String {
     if offers.is_empty() {
-        return "the client asked for it".into();
+        return "the client offers nothing faster".into();
     }
     sentences(declined.iter().map(|declined| (declined.transport, declined.reason.as_str())))
 }
@@ -175,5 +176,140 @@ fn same_host(body: &[u8]) -> Result<(), String> {
                       namespaces"
             .into()),
         Err(error) => Err(format!("the server's host identity cannot be read: {error}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{ClientConfig, ServerConfig};
+
+    async fn chosen(transports: Vec<Transport>, offers: &[Offer]) -> Choice {
+        let settings = Settings::of_server(&ServerConfig::default().transports(transports));
+        let ibv = Ibv::new(settings.ibv());
+        choose(offers, &settings, &ibv, None).await
+    }
+
+    async fn offered(transports: Vec<Transport>, scheme: Scheme) -> Offers {
+        let settings = Settings::of_client(&ClientConfig::default().transports(transports));
+        let ibv = Ibv::new(settings.ibv());
+        offers(scheme, &settings, &ibv, None).await
+    }
+
+    fn offer(transport: TransportKind, body: impl Into<Vec<u8>>) -> Offer {
+        Offer { transport, body: body.into() }
+    }
+
+    fn shm() -> Offer {
+        offer(TransportKind::Shm, *host_id().unwrap().as_bytes())
+    }
+
+    fn declined(choice: &Choice) -> Vec<(TransportKind, &str)> {
+        let declined = choice.declined.iter();
+        declined.map(|declined| (declined.transport, &*declined.reason)).collect()
+    }
+
+    #[tokio::test]
+    async fn nothing_offered_is_tcp() {
+        let choice = chosen(vec![Transport::Shm, Transport::Tcp], &[]).await;
+        assert_eq!(choice.taken.kind(), TransportKind::Tcp);
+        assert_eq!(choice.because, "the client offers nothing faster");
+        assert!(choice.declined.is_empty());
+    }
+
+    #[tokio::test]
+    async fn shared_memory_of_this_host_is_taken() {
+        let choice = chosen(vec![Transport::Shm], &[shm()]).await;
+        assert_eq!(choice.taken.kind(), TransportKind::Shm);
+        assert_eq!(choice.because, "both ends are on one host");
+        assert!(choice.declined.is_empty());
+    }
+
+    #[tokio::test]
+    async fn only_one_is_taken_and_the_clients_order_decides() {
+        let offers = [shm(), offer(TransportKind::Rdma, []), shm(), offer(TransportKind::Tcp, [])];
+        let choice = chosen(vec![Transport::Rdma, Transport::Shm], &offers).await;
+        assert_eq!(choice.taken.kind(), TransportKind::Shm);
+        let another = "another transport was chosen";
+        let want = [
+            (TransportKind::Rdma, another),
+            (TransportKind::Shm, another),
+            (TransportKind::Tcp, "the server does not know it"),
+        ];
+        assert_eq!(declined(&choice), want);
+    }
+
+    #[tokio::test]
+    async fn what_the_server_does_not_allow_is_declined_whatever_it_holds() {
+        let offers =
+            [offer(TransportKind::Rdma, [9; 3]), shm(), offer(TransportKind::Unknown(9), [])];
+        let choice = chosen(vec![Transport::Tcp], &offers).await;
+        assert_eq!(choice.taken.kind(), TransportKind::Tcp);
+        let want = [
+            (TransportKind::Rdma, "the server does not allow it"),
+            (TransportKind::Shm, "the server does not allow it"),
+            (TransportKind::Unknown(9), "the server does not know it"),
+        ];
+        assert_eq!(declined(&choice), want);
+        assert_eq!(
+            choice.because,
+            "rdma: the server does not allow it; shm: the server does not allow it; \
+             transport 9: the server does not know it"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_foreign_host_gets_no_shared_memory() {
+        let mut foreign = *host_id().unwrap().as_bytes();
+        foreign[HostId::BYTES - 1] ^= 1;
+        let choice = chosen(vec![Transport::Shm], &[offer(TransportKind::Shm, foreign)]).await;
+        let want = "client and server are on different hosts or in different network namespaces";
+        assert_eq!(choice.taken.kind(), TransportKind::Tcp);
+        assert_eq!(declined(&choice), [(TransportKind::Shm, want)]);
+        assert_eq!(choice.because, format!("shm: {want}"));
+    }
+
+    #[test]
+    fn a_host_that_is_none_is_told_by_its_length() {
+        let bytes = *host_id().unwrap().as_bytes();
+        assert_eq!(same_host(&bytes), Ok(()));
+        for length in [0, HostId::BYTES - 1, HostId::BYTES + 1, 4096] {
+            let mut body = bytes.to_vec();
+            body.resize(length, 0);
+            let want = format!("an offer of {length} bytes, not {}", HostId::BYTES);
+            assert_eq!(same_host(&body), Err(want));
+        }
+    }
+
+    #[tokio::test]
+    async fn rdma_that_cannot_be_is_the_servers_to_explain() {
+        // With a device here, what does not hold is the offer.
+        let choice = chosen(vec![Transport::Rdma], &[offer(TransportKind::Rdma, [0; 3])]).await;
+        assert_eq!(choice.taken.kind(), TransportKind::Tcp);
+        let [(TransportKind::Rdma, why)] = declined(&choice)[..] else { panic!("not declined") };
+        let why = why.strip_prefix("at the server: ").expect(why);
+        if let Some(missing) = probe::why_no_device() {
+            assert_eq!(why, missing);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_client_offers_what_is_wanted_and_allowed() {
+        let found = offered(vec![Transport::Tcp], Scheme::Auto).await;
+        assert!(found.offers.is_empty());
+        let want = [TransportKind::Rdma, TransportKind::Shm].map(|kind| (kind, NOT_ALLOWED.into()));
+        assert_eq!(found.missing, want);
+
+        let found = offered(vec![Transport::Shm], Scheme::Auto).await;
+        assert_eq!(found.offers, [shm()]);
+        assert_eq!(found.missing, [(TransportKind::Rdma, NOT_ALLOWED.into())]);
+
+        let found = offered(vec![Transport::Tcp], Scheme::Shm).await;
+        assert!(found.offers.is_empty());
+        assert_eq!(found.missing, [(TransportKind::Shm, NOT_ALLOWED.into())]);
+
+        let all = vec![Transport::Rdma, Transport::Shm, Transport::Tcp];
+        let found = offered(all, Scheme::Tcp).await;
+        assert!(found.offers.is_empty() && found.missing.is_empty());
     }
 }

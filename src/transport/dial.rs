@@ -8,10 +8,11 @@ use rdma_rpc_core::link::Link;
 use rdma_rpc_core::server::ConnectionConfig;
 use rdma_rpc_transport_rdma::ibv::{self, Ibv};
 use rdma_rpc_transport_rdma::shm;
-use rdma_rpc_transport_tcp::{ClientBootstrap, Outcome, TransportKind};
+use rdma_rpc_transport_tcp::bootstrap::RejectCode;
+use rdma_rpc_transport_tcp::{ClientBootstrap, Confirmed, Outcome, TransportKind};
 use tokio::time::timeout_at;
 
-use super::choice::{Offers, offers, sentences};
+use super::choice::{NOT_ALLOWED, Offers, offers, sentences};
 use super::ring::{Ring, Speaks, build};
 use super::settings::Settings;
 use crate::config::{ClientConfig, Scheme, Target, Transport};
@@ -35,6 +36,9 @@ impl Dialer {
         let scheme = self.target.scheme;
         let demanded = matches!(scheme, Scheme::Rdma | Scheme::Shm);
         let failed = |error: &dyn std::fmt::Display| ConnectError::new(error.to_string());
+        if scheme == Scheme::Tcp && !self.settings.allows(Transport::Tcp) {
+            return Err(ConnectError::new(format!("tcp: {NOT_ALLOWED}")));
+        }
         let (address, options) = (&self.target.address, &self.settings.bootstrap);
         let socket = ClientBootstrap::connect_socket(address, options)
             .await
@@ -47,7 +51,11 @@ impl Dialer {
         }
         let mut bootstrap = ClientBootstrap::greet_at(socket, address, options, offers)
             .await
-            .map_err(|error| failed(&error))?;
+            .map_err(|error| match error.reject_code() {
+                // A server that does not allow TCP: what this side lacks is half of why.
+                Some(RejectCode::Refused) => failed(&with_reasons(&error.to_string(), &missing)),
+                _ => failed(&error),
+            })?;
         let chosen = bootstrap.answer().transport;
         let mut reasons = missing;
         let declined = bootstrap.answer().declined.iter();
@@ -76,22 +84,31 @@ impl Dialer {
                     let why = upgraded.err().unwrap_or_else(|| reason.clone());
                     reasons.push((chosen, why));
                 }
-                if demanded || !self.settings.allows(Transport::Tcp) {
-                    return Err(ConnectError::new(format!(
-                        "{}: the server is there, but only TCP works: {}",
-                        self.target,
-                        sentences_of(&reasons)
-                    )));
-                }
-                let asked = match scheme {
-                    Scheme::Tcp => "the target asks for it",
-                    _ => "nothing faster works",
-                };
-                let because = with_reasons(asked, &reasons);
-                let link = confirmed.into_link(&self.settings.tcp);
-                Ok(self.start(link, self.settings.on_socket(), &because))
+                self.stay(confirmed, &reasons)
             }
         }
+    }
+
+    /// Stays on TCP, if that is allowed; `reasons` say why it is nothing else.
+    fn stay(
+        &self,
+        confirmed: Confirmed,
+        reasons: &[(TransportKind, String)],
+    ) -> Result<ClientConnection, ConnectError> {
+        let asked = match self.target.scheme {
+            Scheme::Auto if self.settings.allows(Transport::Tcp) => "nothing faster works",
+            // That it is allowed was asked at the beginning.
+            Scheme::Tcp => "the target asks for it",
+            Scheme::Auto | Scheme::Rdma | Scheme::Shm => {
+                return Err(ConnectError::new(format!(
+                    "the server is there, but only TCP works: {}",
+                    sentences_of(reasons)
+                )));
+            }
+        };
+        let because = with_reasons(asked, reasons);
+        let link = confirmed.into_link(&self.settings.tcp);
+        Ok(self.start(link, self.settings.on_socket(), &because))
     }
 
     /// Moves to what the server chose; the sentence says why.

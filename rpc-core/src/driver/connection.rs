@@ -175,7 +175,7 @@ impl<L: Link> Connection<L> {
     /// The driver's word on how many calls wait for answers that are likely to come soon.
     pub(super) fn count_calls(&self, calls: usize) {
         let counted = self.counted_calls.load(Ordering::Relaxed);
-        if counted == calls {
+        if counted == calls || self.role == Role::Server {
             return;
         }
         let Some(crowd) = self.crowd.get() else { return };
@@ -234,7 +234,11 @@ impl<L: Link> Connection<L> {
             if owner.dead.is_some() || owner.calls.going_away {
                 self.closed.store(true, Ordering::Release);
             }
-            let lone = owner.session.open_streams() == 1;
+            let open = owner.session.open_streams();
+            if (open == 0) != (self.counted_calls.load(Ordering::Relaxed) == 0) {
+                self.count_calls(open);
+            }
+            let lone = open == 1;
             if lone != self.lone.load(Ordering::Relaxed) {
                 self.lone.store(lone, Ordering::Relaxed);
             }

@@ -273,6 +273,9 @@ impl<L: Link> Owner<L> {
             self.wake_napper();
         }
         let Some(sleeper) = &self.sleeper else { return };
+        // A set looks at a level: as long as nothing was taken from the link it is as good as armed.
+        let watched = self.sleeps_in.is_some()
+            && self.link.as_ref().is_some_and(|link| !link.may_have_news());
         let early = self
             .session
             .poll_timeout()
@@ -282,10 +285,11 @@ impl<L: Link> Owner<L> {
             || self.is_drained()
             || early
             || !self.calls.arrivals.is_empty()
-            || self.link.as_mut().is_none_or(|link| match &self.sleeps_in {
-                Some(set) => link.poll_ready_in(&mut cx, set).is_ready(),
-                None => link.poll_ready(&mut cx).is_ready(),
-            });
+            || !watched
+                && self.link.as_mut().is_none_or(|link| match &self.sleeps_in {
+                    Some(set) => link.poll_ready_in(&mut cx, set).is_ready(),
+                    None => link.poll_ready(&mut cx).is_ready(),
+                });
         if awake && let Some(sleeper) = self.sleeper.take() {
             sleeper.wake();
         }

@@ -28,6 +28,9 @@ const NAP: Duration = Duration::from_millis(1);
 /// poll set. Fewer where the last ones brought nothing.
 const MAX_EAGER_PASSES: u32 = 64;
 
+/// So many connections of a runtime that poll are too many for any of them to poll by itself.
+const MANY: usize = 16;
+
 /// How long an idle connection sleeps at most before it looks at its timers. Any value works; it
 /// only saves re-arming a timer for the first call after a pause.
 const IDLE_ALARM: Duration = Duration::from_secs(10);
@@ -228,6 +231,12 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
         Some(turn)
     }
 
+    /// Whether so many connections poll that to look again at this one would keep the others
+    /// waiting.
+    fn is_one_of_many(&self) -> bool {
+        self.set.as_ref().is_some_and(|set| set.awake() >= MANY)
+    }
+
     /// What to do after a pass without news.
     fn after_quiet(&mut self) -> Quiet {
         let progress = self.connection.progress();
@@ -241,7 +250,7 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
                 _ => Quiet::Sleep,
             };
         }
-        if self.quiet_passes <= self.eager_passes {
+        if self.quiet_passes <= self.eager_passes && !self.is_one_of_many() {
             return Quiet::LookAgain;
         }
         if self.quiet_passes == self.eager_passes + 1 {
@@ -284,7 +293,8 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
                 Poll::Pending => {}
             }
             let due = owner.session.poll_timeout().unwrap_or_else(|| now() + IDLE_ALARM);
-            if alarm_moved || owner.alarm != Some(due) {
+            // An alarm that rings early does no harm: it is set anew then.
+            if alarm_moved || owner.alarm.is_none_or(|at| due < at) {
                 alarm.as_mut().reset(due.into());
                 owner.alarm = Some(due);
             }
@@ -420,9 +430,18 @@ impl<L: Link, A: Arrivals> Future for Driver<L, A> {
                 }
                 Some(Turn::Over(ended)) => return this.close(ended, cx),
                 Some(Turn::Drained) => return this.close(Ended::Drained, cx),
-                // Let them have it.
-                Some(Turn::Delivered) => break,
-                Some(Turn::News) => {}
+                Some(turn @ (Turn::Delivered | Turn::News)) => {
+                    if this.is_one_of_many() {
+                        let set = this.set.clone();
+                        if this.poll_sleep(cx, set.as_ref()).is_pending() {
+                            return Poll::Pending;
+                        }
+                    }
+                    // Let them have it.
+                    if matches!(turn, Turn::Delivered) {
+                        break;
+                    }
+                }
                 Some(Turn::Nap) => {
                     this.nap(cx);
                     return Poll::Pending;

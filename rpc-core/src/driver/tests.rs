@@ -241,6 +241,14 @@ async fn a_caller_polls_in_place_only_where_it_keeps_nobody_waiting() {
     other.count_calls(9);
     assert!(!one.help(&cell), "many calls elsewhere wait for the same threads");
     other.count_calls(0);
+    let waiting: Vec<_> = (0..9).map(|_| connect()).collect();
+    for (connection, _) in &waiting {
+        connection.joins(set.crowd());
+        connection.open(&unary(&metadata, &message));
+    }
+    rest();
+    assert!(!one.help(&cell), "a call counts from its beginning, before any driver has run");
+    waiting.iter().for_each(|(connection, _)| connection.count_calls(0));
     one.count_calls(100);
     rest();
     assert!(one.help(&cell), "its own connection's calls are not others'");

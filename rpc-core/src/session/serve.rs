@@ -35,7 +35,12 @@ impl Session {
     }
 
     /// Writes what waits, as far as there is room and window.
+    #[inline]
     pub fn transmit<S: FrameSink>(&mut self, sink: &mut S) -> Result<(), LinkError> {
+        if self.wants_room() { self.transmit_waiting(sink) } else { Ok(()) }
+    }
+
+    fn transmit_waiting<S: FrameSink>(&mut self, sink: &mut S) -> Result<(), LinkError> {
         if !self.transmit_control(sink)? {
             return Ok(());
         }

@@ -81,6 +81,10 @@ pub(super) struct Receiver<R> {
     pub(super) receives_due: u64,
     /// They are posted so many at a time, unless there is a reason to hurry.
     pub(super) receive_batch: u64,
+    /// Since credit was last looked after, something was released or asked for.
+    pub(super) credit_due: bool,
+    /// The device was asked for completions and had no more; its owner has not been told so yet.
+    pub(super) drained: bool,
     /// The peer sleeps until more bursts than this are released.
     pub(super) wanted: Option<u64>,
     /// The count of the last answer.
@@ -377,7 +381,9 @@ impl<Q: QueuePair> Link for RingLink<Q> {
 
     fn receive(&mut self) -> Result<Option<Received<'_>>, LinkError> {
         self.check_over()?;
-        if !self.has_received() {
+        // What came since the first look is as well seen at the next.
+        let look_again = !self.receiver.drained || self.queue_pair.may_have_completions();
+        if !self.has_received() && look_again {
             self.progress()?;
         }
         if let Some(finished) = self.receiver.finished.pop_front() {
@@ -385,6 +391,7 @@ impl<Q: QueuePair> Link for RingLink<Q> {
             return Ok(Some(Received::Pulled { ticket, message }));
         }
         if self.receiver.cursor >= self.receiver.scratch_bytes && !self.copy_out_burst()? {
+            self.receiver.drained = false;
             return match self.end_of_stream() {
                 None => Ok(None),
                 Some(error) => Err(self.end(error)),

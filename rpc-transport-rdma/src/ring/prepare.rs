@@ -22,6 +22,10 @@ use crate::verbs::{Access, Caps, QueuePair, Region};
 /// Bytes of a credit cell: two words.
 const CELL_BYTES: usize = 16;
 
+/// Receives posted at a time, at most. What was read counts as released only then, so a greater
+/// batch makes a calm ring ([`super::staging::CALM_BYTES`]) look busier than it is.
+const RECEIVE_BATCH: u64 = 8;
+
 /// One end that is ready to be written to: its ring and cell are registered and its receives are
 /// posted, so the peer may send as soon as it has this end's [`Prepared::hello`].
 pub struct Prepared<Q: QueuePair> {
@@ -127,7 +131,9 @@ impl<Q: QueuePair> Prepared<Q> {
             cursor: 0,
             receives_posted: u64::from(self.hello.receives),
             receives_due: 0,
-            receive_batch: u64::from(data_receives / 8).max(1),
+            credit_due: false,
+            drained: false,
+            receive_batch: u64::from(data_receives / 8).clamp(1, RECEIVE_BATCH),
             wanted: None,
             answered_bursts: 0,
             max_pull_bytes: self.hello.max_pull_bytes,

@@ -41,6 +41,7 @@ impl<Q: QueuePair> RingLink<Q> {
                 break;
             }
         }
+        self.receiver.drained = true;
         self.post_reads();
         self.return_credit(false)
     }
@@ -122,6 +123,7 @@ impl<Q: QueuePair> RingLink<Q> {
             Immediate::Close => self.ending.peer_closed = true,
         }
         self.receiver.receives_due += 1;
+        self.receiver.credit_due = true;
         Ok(())
     }
 
@@ -193,6 +195,7 @@ impl<Q: QueuePair> RingLink<Q> {
         self.sender.credits.confirm(released.bursts);
         receiver.credits.consume(burst);
         receiver.receives_due += 1;
+        receiver.credit_due = true;
         receiver.scratch_bytes = len;
         receiver.scratch_position = burst.position;
         receiver.cursor = BURST_HEADER_BYTES as usize;

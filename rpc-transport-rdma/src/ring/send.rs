@@ -140,7 +140,12 @@ impl<Q: QueuePair> RingLink<Q> {
 
     /// Tells the peer what was released, as far as there is reason to: an answer it waits for, or
     /// an eighth of the ring. `resting`: the owner has nothing more to do for now.
+    #[inline]
     pub(super) fn return_credit(&mut self, resting: bool) -> Result<(), LinkError> {
+        if self.receiver.credit_due { self.return_credit_due(resting) } else { Ok(()) }
+    }
+
+    fn return_credit_due(&mut self, resting: bool) -> Result<(), LinkError> {
         if self.ending.failed.is_some() || self.ending.close_posted {
             return Ok(());
         }
@@ -164,6 +169,10 @@ impl<Q: QueuePair> RingLink<Q> {
             self.post_receives_due();
             self.post_credit(false);
         }
+        let receiver = &self.receiver;
+        self.receiver.credit_due = receiver.wanted.is_some()
+            || receiver.receives_due >= receiver.receive_batch
+            || receiver.credits.untold_eighths(1);
         Ok(())
     }
 

@@ -10,6 +10,7 @@ use std::collections::VecDeque;
 use rdma_rpc_core::link::LinkError;
 
 use super::config::CONTROL_REQUESTS;
+use super::staging::CALM_BYTES;
 
 /// A request whose completion will be seen.
 #[derive(Debug, Clone, Copy)]
@@ -64,7 +65,8 @@ impl SendQueue {
             depth,
             // A quarter of the queue; with less than 8 slots every request.
             signal_every: if depth < 8 { 1 } else { (depth / 4).min(64) },
-            signal_bytes: ring_bytes / 8,
+            // Less than what a ring has in any case before it begins again.
+            signal_bytes: (ring_bytes / 8).min(CALM_BYTES / 2),
             posted: 0,
             completed: 0,
             last_signaled: 0,

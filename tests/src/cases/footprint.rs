@@ -10,14 +10,17 @@ use crate::proto::test_service_client::TestServiceClient;
 
 const CONNECTIONS: u64 = 64;
 const KIB: u64 = 1024;
+/// Calls of 1,900 bytes each way, 278 KiB in all.
+const CALM_CALLS: usize = 150;
 
 /// Per end, after one call.
 const IDLE_BYTES: u64 = 96 * KIB;
-/// Per end, when every byte of both rings has been used: two rings of 256 KiB, and what is not
-/// rings.
-const USED_BYTES: u64 = (512 + 128) * KIB;
+/// Per end, after calls one at a time.
+const CALM_BYTES: u64 = 160 * KIB;
+/// Per end, when every byte of both rings has been used: two rings of 1 MiB, and what is not rings.
+const USED_BYTES: u64 = (2048 + 384) * KIB;
 /// Per end, that the allocator may keep of connections that are gone, for the next ones.
-const KEPT_BYTES: u64 = 128 * KIB;
+const KEPT_BYTES: u64 = 384 * KIB;
 /// How often as many connections come and go again.
 const ROUNDS: usize = 8;
 /// Per end, that the second half of the rounds together may add to what is kept: a sixteenth of
@@ -47,8 +50,9 @@ pub async fn connections_cost_what_is_stated(place: Place) {
     let first = come_and_go(&world, before).await;
     println!("per end: {first:?}");
     assert!(first.idle < IDLE_BYTES, "{first:?}: an idle connection");
+    assert!(first.calm < CALM_BYTES, "{first:?}: a connection with one call at a time");
     assert!(first.used < USED_BYTES, "{first:?}: a connection that was used");
-    assert!(first.used > 256 * KIB, "{first:?}: the traffic has not touched the rings");
+    assert!(first.used > 1024 * KIB, "{first:?}: the traffic has not touched the rings");
     assert!(first.left < KEPT_BYTES, "{first:?}: connections that are gone");
     // The allocator's holes grow for some rounds; what is lost grows with every round.
     let mut rounds = vec![first];
@@ -64,6 +68,7 @@ pub async fn connections_cost_what_is_stated(place: Place) {
 #[derive(Debug)]
 struct Cost {
     idle: u64,
+    calm: u64,
     used: u64,
     left: u64,
 }
@@ -79,6 +84,12 @@ async fn come_and_go(world: &World, before: u64) -> Cost {
     settle().await;
     let idle = per_end(memory(server));
     for client in &clients {
+        for _ in 0..CALM_CALLS {
+            exchange(client, 1900, 1900).await.expect("the server answers");
+        }
+    }
+    let calm = per_end(memory(server));
+    for client in &clients {
         within(Duration::from_secs(30), "traffic", use_rings(client)).await;
     }
     settle().await;
@@ -90,7 +101,7 @@ async fn come_and_go(world: &World, before: u64) -> Cost {
         settle().await;
     }
     settle().await;
-    Cost { idle, used, left: per_end(memory(server)) }
+    Cost { idle, calm, used, left: per_end(memory(server)) }
 }
 
 async fn connect(channel: &rdma_rpc_core::client::Channel) -> TestServiceClient {
@@ -101,11 +112,11 @@ async fn connect(channel: &rdma_rpc_core::client::Channel) -> TestServiceClient 
 
 /// Goes round both rings of a connection with messages too short for bulk.
 async fn use_rings(client: &TestServiceClient) {
-    let calls = at_once(4, |_| {
+    let calls = at_once(72, |_| {
         let client = client.clone();
         async move {
-            for _ in 0..12 {
-                exchange(&client, 12_000, 12_000).await?;
+            for _ in 0..2 {
+                exchange(&client, 15_000, 15_000).await?;
             }
             Ok::<(), rdma_rpc::Status>(())
         }
