@@ -1,5 +1,6 @@
 //! What every transport must do. Cases that gRPC's interoperability tests have bear their names.
 
+pub mod breach;
 pub mod calls;
 pub mod crash;
 pub mod flow;
@@ -10,6 +11,7 @@ pub mod life;
 pub mod metadata;
 pub mod progress;
 pub mod sizes;
+mod stranger;
 pub mod support;
 pub mod time;
 pub mod wire;
@@ -47,8 +49,9 @@ macro_rules! case_list {
         life: max_connections two_hundred_connections connections_leave_nothing
             wrong_first_start;
         hostile: garbage http_preface truncated_hello oversized_lengths wrong_version
-            half_open_by_the_hundred garbage_after_handshake silence_after_handshake
-            shutdown_among_strangers;
+            half_open_by_the_hundred silence_after_handshake shutdown_among_strangers;
+        breach: bad_frames_are_named noise frames_no_link_takes endless_message beyond_the_window
+            full_windows_of_many_streams asks_and_never_reads;
         wire: cut_at_any_byte silent_at_any_byte;
         impostor: other_protocols silence hang_up refusal oversized_reply unasked_transport;
     } };
@@ -125,7 +128,7 @@ pub fn find(name: &str) -> Option<(&'static str, Case)> {
 
 /// Whether a case needs a process that nothing else runs in.
 pub fn counts_what_a_process_holds(name: &str) -> bool {
-    ["crash::", "footprint::", "hostile::", "wire::", "life::connections_leave_nothing"]
+    ["breach::", "crash::", "footprint::", "hostile::", "wire::", "life::connections_leave_nothing"]
         .iter()
         .any(|prefix| name.starts_with(prefix))
 }
