@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Folder, Server, example, run};
+use common::{Folder, Server, Signal, example, run};
 
 const GREETINGS: &str =
     "Hello, Ann!\nHello, Ann!\nBonjour, Ann!\nHallo, Ann!\nHej, Ann!\nCiao, Ann!\n";
@@ -118,7 +118,7 @@ fn what_was_chosen_and_why_is_in_the_log_of_both_ends() {
         client.args(["client", "--target", &target]).env("RUST_LOG", "info");
         let client = run(&mut client);
         assert!(client.status.success(), "{client:#?}");
-        server.running.signal("-INT");
+        server.running.signal(Signal::INT);
         let server = server.running.end();
         for (log, event, because) in [
             (&client.stderr, "dial: connected target=", client_why),
