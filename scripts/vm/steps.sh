@@ -49,8 +49,7 @@ conformance() {
 # The same, server and client in one process.
 conformance_one_process() {
     hosts alone
-    # Both ends and the floods of hostile clients share one guest: two at a time.
-    CONFORMANCE_SCHEME=rdma tests environment 2 one_process::
+    CONFORMANCE_SCHEME=rdma tests environment 4 one_process::
 }
 
 # Some of it over TCP: is the network at fault, or RDMA?
