@@ -176,7 +176,7 @@ impl Stub<'_> {
                 fn limits(&self) -> {codegen}::MessageLimits {{
                     self.limits
                 }}
-                fn call(&self, method: usize, call: {codegen}::IncomingCall) -> {codegen}::Handler {{
+                fn call(&self, method: usize, call: {codegen}::IncomingCall<'_>) -> {codegen}::Handler {{
                     let call = call.with_limits(self.limits);
                     match method {{
                         {arms}

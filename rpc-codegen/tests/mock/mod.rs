@@ -153,7 +153,7 @@ impl MessageLimits {
 pub trait Service: Send + Sync + 'static {
     fn descriptor(&self) -> &'static ServiceDescriptor;
     fn limits(&self) -> MessageLimits;
-    fn call(&self, method: usize, call: IncomingCall) -> Handler;
+    fn call(&self, method: usize, call: IncomingCall<'_>) -> Handler;
 }
 
 type Responses = Result<Vec<Vec<u8>>, Status>;
@@ -161,13 +161,14 @@ type Responses = Result<Vec<Vec<u8>>, Status>;
 /// Encoded responses, in the end.
 pub struct Handler(Pin<Box<dyn Future<Output = Responses> + Send>>);
 
-pub struct IncomingCall {
+pub struct IncomingCall<'a> {
+    lifetime: std::marker::PhantomData<&'a ()>,
     messages: Vec<Vec<u8>>,
     limits: MessageLimits,
 }
 
-impl IncomingCall {
-    pub fn with_limits(mut self, limits: MessageLimits) -> IncomingCall {
+impl<'a> IncomingCall<'a> {
+    pub fn with_limits(mut self, limits: MessageLimits) -> IncomingCall<'a> {
         self.limits = limits;
         self
     }
@@ -180,6 +181,11 @@ impl IncomingCall {
         decode(message)
     }
 
+    fn owned(self) -> IncomingCall<'static> {
+        let IncomingCall { messages, limits, .. } = self;
+        IncomingCall { lifetime: std::marker::PhantomData, messages, limits }
+    }
+
     pub fn unary<Q, P, F, Fut>(self, handle: F) -> Handler
     where
         Q: Message + Default,
@@ -187,8 +193,9 @@ impl IncomingCall {
         F: FnOnce(Request<Q>) -> Fut + Send + 'static,
         Fut: Future<Output = Result<Response<P>, Status>> + Send + 'static,
     {
+        let call = self.owned();
         Handler(Box::pin(async move {
-            let request = self.first()?;
+            let request = call.first()?;
             Ok(vec![handle(Request(request)).await?.0.encode_to_vec()])
         }))
     }
@@ -200,8 +207,9 @@ impl IncomingCall {
         F: FnOnce(Request<Streaming<Q>>) -> Fut + Send + 'static,
         Fut: Future<Output = Result<Response<P>, Status>> + Send + 'static,
     {
+        let call = self.owned();
         Handler(Box::pin(async move {
-            let request = Request(Streaming::new(self.messages));
+            let request = Request(Streaming::new(call.messages));
             Ok(vec![handle(request).await?.0.encode_to_vec()])
         }))
     }
@@ -214,8 +222,9 @@ impl IncomingCall {
         F: FnOnce(Request<Q>) -> Fut + Send + 'static,
         Fut: Future<Output = Result<Response<S>, Status>> + Send + 'static,
     {
+        let call = self.owned();
         Handler(Box::pin(async move {
-            let request = self.first()?;
+            let request = call.first()?;
             encode_all(handle(Request(request)).await?).await
         }))
     }
@@ -228,8 +237,9 @@ impl IncomingCall {
         F: FnOnce(Request<Streaming<Q>>) -> Fut + Send + 'static,
         Fut: Future<Output = Result<Response<S>, Status>> + Send + 'static,
     {
+        let call = self.owned();
         Handler(Box::pin(async move {
-            let request = Request(Streaming::new(self.messages));
+            let request = Request(Streaming::new(call.messages));
             encode_all(handle(request).await?).await
         }))
     }
@@ -288,7 +298,11 @@ impl Client {
         let service = &self.channel.0;
         let methods = service.descriptor().methods;
         let index = methods.iter().position(|known| std::ptr::eq(known, method));
-        let call = IncomingCall { messages, limits: MessageLimits::default() };
+        let call = IncomingCall {
+            lifetime: std::marker::PhantomData,
+            messages,
+            limits: MessageLimits::default(),
+        };
         service.call(index.unwrap_or(usize::MAX), call).0.await
     }
 

@@ -54,6 +54,18 @@ impl Body {
         Body::Shared(payload.into_bytes())
     }
 
+    /// The message; an empty one is left.
+    pub(crate) fn take(&mut self) -> Body {
+        std::mem::replace(self, Body::Inline(0, [0; INLINE_BYTES]))
+    }
+
+    /// Lets go of the memory of a message that has been read.
+    pub(crate) fn free(&mut self) {
+        if !matches!(self, Body::Inline(..)) {
+            self.take();
+        }
+    }
+
     pub(crate) fn view(&self) -> View<'_> {
         match self {
             Body::Inline(len, bytes) => View::Short(&bytes[..usize::from(*len)]),
@@ -67,8 +79,9 @@ impl Body {
     }
 }
 
-/// Bytes to be copied from: as `&[u8]`, but for the way a `Bytes` field is made of them, which
-/// allocates once and copies once, without a buffer that could grow between.
+/// Bytes to be copied from: as `&[u8]`, but for the way a `Bytes` field is made of them: one copy,
+/// in one allocation that holds the count of its sharers too. (A `Bytes` made of a `Vec` allocates
+/// one when it is cloned first, and prost clones each field that it encodes.)
 struct Short<'a>(&'a [u8]);
 
 impl Buf for Short<'_> {
@@ -91,7 +104,38 @@ impl Buf for Short<'_> {
     fn copy_to_bytes(&mut self, len: usize) -> Bytes {
         let (bytes, rest) = self.0.split_at(len);
         self.0 = rest;
-        Bytes::copy_from_slice(bytes)
+        match bytes.len() {
+            0 => Bytes::new(),
+            1..=SMALL_FIELD_BYTES => Bytes::from_owner(Field::<SMALL_FIELD_BYTES>::new(bytes)),
+            _ if bytes.len() <= INLINE_BYTES => {
+                Bytes::from_owner(Field::<INLINE_BYTES>::new(bytes))
+            }
+            _ => Bytes::copy_from_slice(bytes),
+        }
+    }
+}
+
+/// The most bytes of the fields that are given less room than the longest that come here.
+const SMALL_FIELD_BYTES: usize = 40;
+
+/// A short `bytes` field, to be owned by a `Bytes`.
+struct Field<const N: usize> {
+    len: usize,
+    bytes: [u8; N],
+}
+
+impl<const N: usize> Field<N> {
+    /// Of at most `N` bytes.
+    fn new(from: &[u8]) -> Field<N> {
+        let mut bytes = [0; N];
+        bytes[..from.len()].copy_from_slice(from);
+        Field { len: from.len(), bytes }
+    }
+}
+
+impl<const N: usize> AsRef<[u8]> for Field<N> {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes[..self.len]
     }
 }
 

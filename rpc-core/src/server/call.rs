@@ -26,33 +26,34 @@ use crate::streaming::{Side, Streaming};
 /// [`unary`](IncomingCall::unary), [`client_streaming`](IncomingCall::client_streaming),
 /// [`server_streaming`](IncomingCall::server_streaming) and
 /// [`bidi_streaming`](IncomingCall::bidi_streaming).
-pub struct IncomingCall {
-    conn: Arc<dyn Conn>,
-    arrival: Arrival,
-    path: Arc<str>,
+pub struct IncomingCall<'a> {
+    // Where they lie: a short message with all its room is not carried about.
+    conn: &'a Arc<dyn Conn>,
+    arrival: &'a mut Arrival,
+    path: &'a Arc<str>,
     limits: MessageLimits,
     slot: Option<HandlerSlot>,
 }
 
-impl IncomingCall {
+impl<'a> IncomingCall<'a> {
     pub(super) fn new(
-        conn: Arc<dyn Conn>,
-        arrival: Arrival,
-        path: Arc<str>,
+        conn: &'a Arc<dyn Conn>,
+        arrival: &'a mut Arrival,
+        path: &'a Arc<str>,
         limits: MessageLimits,
         slot: Option<HandlerSlot>,
-    ) -> IncomingCall {
+    ) -> IncomingCall<'a> {
         IncomingCall { conn, arrival, path, limits, slot }
     }
 
     /// The method's path.
     pub fn path(&self) -> &str {
-        &self.path
+        self.path
     }
 
     /// Limits the messages of the answer; what is not said stays as the server has it.
     #[must_use]
-    pub fn with_limits(mut self, limits: MessageLimits) -> IncomingCall {
+    pub fn with_limits(mut self, limits: MessageLimits) -> IncomingCall<'a> {
         self.limits.encode_bytes = limits.encode_bytes.or(self.limits.encode_bytes);
         self.limits.decode_bytes = limits.decode_bytes.or(self.limits.decode_bytes);
         self
@@ -68,8 +69,12 @@ impl IncomingCall {
     {
         let Parts { slot, context, reply, request } = self.split();
         let message = match request {
-            Arrived::Whole(body) => Ok(decode(body.view(), "request", &context.path)),
-            Arrived::In(cell) => Err(cell),
+            Arrived::Whole(body) => {
+                let message = decode(body.view(), "request", &context.path);
+                body.free();
+                Ok(message)
+            }
+            Arrived::In(cell) => Err(Arc::clone(cell)),
         };
         Handler::new(slot, message.as_ref().err().cloned(), async move {
             let message = match message {
@@ -148,27 +153,32 @@ impl IncomingCall {
         Handler::new(slot, None, std::future::ready(()))
     }
 
-    fn split(self) -> Parts {
+    fn split(self) -> Parts<'a> {
         let IncomingCall { conn, arrival, path, limits, slot } = self;
         let Arrival { id, request, deadline, metadata, .. } = arrival;
-        let context = Context { path, deadline, metadata, link: Arc::clone(conn.info()) };
-        let reply = Reply { conn, id, limits, answered: false };
+        let context = Context {
+            path: Arc::clone(path),
+            deadline: *deadline,
+            metadata: std::mem::take(metadata),
+            link: Arc::clone(conn.info()),
+        };
+        let reply = Reply { conn: Arc::clone(conn), id: *id, limits, answered: false };
         Parts { slot, context, reply, request }
     }
 }
 
-impl fmt::Debug for IncomingCall {
+impl fmt::Debug for IncomingCall<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("IncomingCall").field("path", &self.path).finish_non_exhaustive()
     }
 }
 
-struct Parts {
+struct Parts<'a> {
     slot: Option<HandlerSlot>,
     context: Context,
     // Before the request: if its decoding panics, the reply is still there to say so.
     reply: Reply,
-    request: Arrived,
+    request: &'a mut Arrived,
 }
 
 /// What the handler is told beside the message.

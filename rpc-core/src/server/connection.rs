@@ -11,7 +11,6 @@ use super::handler::HandlerSlot;
 use super::router::{Router, Service};
 use crate::driver::{Arrival, Arrivals, Arrived, Conn, Connection, Driver, Ended, Progress, now};
 use crate::link::{Link, LinkInfo};
-use crate::metadata::MetadataMap;
 use crate::session::{Role, SessionConfig};
 use crate::status::Status;
 
@@ -94,14 +93,15 @@ impl Arrivals for Dispatcher {
     }
 
     fn run(&mut self, arrivals: &mut Vec<Arrival>) {
-        for arrival in arrivals.drain(..) {
+        for arrival in &mut *arrivals {
             self.run_one(arrival);
         }
+        arrivals.clear();
     }
 }
 
 impl Dispatcher {
-    fn run_one(&mut self, arrival: Arrival) {
+    fn run_one(&mut self, arrival: &mut Arrival) {
         if let Arrived::In(cell) = &arrival.request
             && cell.has_failed()
         {
@@ -110,17 +110,11 @@ impl Dispatcher {
         let Some(bound) = self.methods.get_mut(usize::from(arrival.method)) else { return };
         let Some((service, index)) = &bound.service else {
             let status = Status::unimplemented(self.router.explain(&bound.path));
-            let _: MetadataMap = arrival.metadata;
             return self.conn.finish(arrival.id, Err(status));
         };
-        let (id, path) = (arrival.id, Arc::clone(&bound.path));
-        let call = IncomingCall::new(
-            Arc::clone(&self.conn),
-            arrival,
-            path,
-            self.router.limits(),
-            bound.slot.take(),
-        );
+        let id = arrival.id;
+        let (limits, slot) = (self.router.limits(), bound.slot.take());
+        let call = IncomingCall::new(&self.conn, arrival, &bound.path, limits, slot);
         // A request that panics as it is decoded is answered by the reply that drops.
         let handler = catch_unwind(AssertUnwindSafe(|| service.call(*index, call)));
         let Ok(mut handler) = handler else { return };

@@ -28,13 +28,13 @@ pub(super) struct Reply {
 
 impl Reply {
     /// The call's mailbox, with what has come of the request.
-    pub(super) fn mailbox(&self, request: Arrived) -> Arc<Cell> {
+    pub(super) fn mailbox(&self, request: &mut Arrived) -> Arc<Cell> {
         match request {
-            Arrived::In(cell) => cell,
+            Arrived::In(cell) => Arc::clone(cell),
             Arrived::Whole(body) => {
                 let cell = self.conn.attach(self.id);
                 let position = body.len() as u64 + MESSAGE_OVERHEAD_BYTES;
-                cell.put_message(body, position);
+                cell.put_message(body.take(), position);
                 cell.put_end(End::Ok(MetadataMap::new()));
                 cell
             }

@@ -19,7 +19,7 @@ pub trait Service: Send + Sync + 'static {
     }
 
     /// Begins to handle a call of the method at this index of the descriptor.
-    fn call(&self, method: usize, call: IncomingCall) -> Handler;
+    fn call(&self, method: usize, call: IncomingCall<'_>) -> Handler;
 }
 
 /// The services of a server.

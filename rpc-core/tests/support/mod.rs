@@ -153,7 +153,7 @@ impl Service for Echo {
         &SERVICE
     }
 
-    fn call(&self, method: usize, call: IncomingCall) -> Handler {
+    fn call(&self, method: usize, call: IncomingCall<'_>) -> Handler {
         let this = self.clone();
         match method {
             0 => call.unary(move |request| this.unary(request)),

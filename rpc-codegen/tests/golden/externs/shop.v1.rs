@@ -275,7 +275,7 @@ pub mod orders_server {
         fn call(
             &self,
             method: usize,
-            call: crate::mock::IncomingCall,
+            call: crate::mock::IncomingCall<'_>,
         ) -> crate::mock::Handler {
             let call = call.with_limits(self.limits);
             match method {
@@ -502,7 +502,7 @@ pub mod stock_server {
         fn call(
             &self,
             method: usize,
-            call: crate::mock::IncomingCall,
+            call: crate::mock::IncomingCall<'_>,
         ) -> crate::mock::Handler {
             let call = call.with_limits(self.limits);
             match method {

@@ -434,7 +434,7 @@ pub mod greeter_server {
         fn call(
             &self,
             method: usize,
-            call: crate::mock::IncomingCall,
+            call: crate::mock::IncomingCall<'_>,
         ) -> crate::mock::Handler {
             let call = call.with_limits(self.limits);
             match method {
@@ -619,7 +619,7 @@ pub mod nothing_server {
         fn call(
             &self,
             method: usize,
-            call: crate::mock::IncomingCall,
+            call: crate::mock::IncomingCall<'_>,
         ) -> crate::mock::Handler {
             let call = call.with_limits(self.limits);
             match method {
@@ -792,7 +792,7 @@ pub mod retired_server {
         fn call(
             &self,
             method: usize,
-            call: crate::mock::IncomingCall,
+            call: crate::mock::IncomingCall<'_>,
         ) -> crate::mock::Handler {
             let call = call.with_limits(self.limits);
             match method {

@@ -397,7 +397,7 @@ pub mod greeter3_server {
         fn call(
             &self,
             method: usize,
-            call: crate::mock::IncomingCall,
+            call: crate::mock::IncomingCall<'_>,
         ) -> crate::mock::Handler {
             let call = call.with_limits(self.limits);
             match method {
@@ -1095,7 +1095,7 @@ pub mod greeter2_server {
         fn call(
             &self,
             method: usize,
-            call: crate::mock::IncomingCall,
+            call: crate::mock::IncomingCall<'_>,
         ) -> crate::mock::Handler {
             let call = call.with_limits(self.limits);
             match method {

@@ -443,7 +443,7 @@ pub mod greeter_server {
         fn call(
             &self,
             method: usize,
-            call: crate::mock::IncomingCall,
+            call: crate::mock::IncomingCall<'_>,
         ) -> crate::mock::Handler {
             let call = call.with_limits(self.limits);
             match method {
@@ -632,7 +632,7 @@ pub mod nothing_server {
         fn call(
             &self,
             method: usize,
-            call: crate::mock::IncomingCall,
+            call: crate::mock::IncomingCall<'_>,
         ) -> crate::mock::Handler {
             let call = call.with_limits(self.limits);
             match method {
@@ -805,7 +805,7 @@ pub mod retired_server {
         fn call(
             &self,
             method: usize,
-            call: crate::mock::IncomingCall,
+            call: crate::mock::IncomingCall<'_>,
         ) -> crate::mock::Handler {
             let call = call.with_limits(self.limits);
             match method {
