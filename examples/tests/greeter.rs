@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Folder, Server, example, run};
+use common::{Folder, Server, Signal, example, run};
 
 const GREETINGS: &str =
     "Hello, Ann!\nHello, Ann!\nBonjour, Ann!\nHallo, Ann!\nHej, Ann!\nCiao, Ann!\n";
@@ -94,6 +94,50 @@ fn a_server_takes_its_transports_from_a_file_and_the_environment() {
     }
 }
 
+/// The part of a log line between `key=` and the next key.
+#[track_caller]
+fn field<'a>(line: &'a str, key: &str, next: &str) -> &'a str {
+    let (_, rest) = line.split_once(&format!(" {key}=")).unwrap_or_else(|| panic!("{key}: {line}"));
+    match next {
+        "" => rest,
+        next => rest.split_once(&format!(" {next}=")).unwrap_or_else(|| panic!("{next}: {line}")).0,
+    }
+}
+
+#[test]
+fn what_was_chosen_and_why_is_in_the_log_of_both_ends() {
+    for (scheme, transport, client_why, server_why) in [
+        ("tcp", "tcp", "the target asks for it", "the client offers nothing faster"),
+        ("shm", "shm", "both ends are on one host", "both ends are on one host"),
+    ] {
+        let mut server = example("greeter");
+        server.args(["server", "--listen", "127.0.0.1:0"]).env("RUST_LOG", "info");
+        let server = Server::start(&mut server);
+        let target = format!("{scheme}://{}", server.address);
+        let mut client = example("greeter");
+        client.args(["client", "--target", &target]).env("RUST_LOG", "info");
+        let client = run(&mut client);
+        assert!(client.status.success(), "{client:#?}");
+        server.running.signal(Signal::INT);
+        let server = server.running.end();
+        for (log, event, because) in [
+            (&client.stderr, "dial: connected target=", client_why),
+            (&server.stderr, "accept: client connected peer=", server_why),
+        ] {
+            let lines: Vec<&str> = log.lines().filter(|line| line.contains(event)).collect();
+            let [line] = lines[..] else { panic!("{event:?} is not there once:\n{log}") };
+            assert!(line.contains(" INFO "), "{line}");
+            assert_eq!(field(line, "transport", "device"), format!("{transport:?}"), "{line}");
+            assert_eq!(field(line, "because", ""), format!("{because:?}"), "{line}");
+            let device = field(line, "device", "because");
+            match transport {
+                "tcp" => assert!(device.starts_with("127.0.0.1:"), "{line}"),
+                _ => assert!(device.starts_with("shm to pid "), "{line}"),
+            }
+        }
+    }
+}
+
 #[test]
 fn a_server_stopped_as_soon_as_it_is_there_ends_well() {
     // Many at once: a server must be stopped between any two of its steps.
@@ -118,7 +162,18 @@ fn mistakes_are_told() {
     let target = format!("rdma://{}", server.address);
     let client = run(example("greeter").args(["client", "--target", &target]));
     let stderr = client.failed();
-    assert!(stderr.contains("cannot connect to rdma://") && stderr.contains("RDMA"), "{stderr}");
+    if !std::path::Path::new("/sys/class/infiniband").exists() {
+        let told = format!(
+            "greeter: Unavailable: cannot connect to {target}: rdma: no RDMA device: \
+             /sys/class/infiniband does not exist, so the kernel has no RDMA support loaded \
+             (modprobe ib_uverbs and the card's driver, or rdma_rxe for Soft-RoCE)\n"
+        );
+        assert!(stderr.ends_with(&told), "{stderr}");
+    } else {
+        // What is wrong then is the device's or the loopback address's, which has no device.
+        assert!(stderr.contains(&format!("cannot connect to {target}: ")), "{stderr}");
+        assert!(stderr.contains("rdma: "), "{stderr}");
+    }
     let address = server.address.clone();
     server.stop();
 

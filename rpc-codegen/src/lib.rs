@@ -31,6 +31,12 @@
 //!
 //! Groups of proto2, enum values that become the same variant, editions, and package names
 //! without a letter, each with file and line. Extensions are parsed and generate nothing.
+//!
+//! # Deprecation
+//!
+//! Services, methods, fields and enum values that are deprecated are `#[deprecated]`. Messages and
+//! enums are not: the code that prost derives for a type uses the type, so the attribute would warn
+//! in every crate that includes the generated file. Their comments are carried over.
 #![forbid(unsafe_code)]
 
 mod builder;

@@ -144,7 +144,10 @@ impl Acceptor {
         because: &str,
     ) -> (ServerConnection, Serving) {
         let info = link.info();
-        tracing::info!(peer = %info.peer, transport = info.transport, because, "client connected");
+        tracing::info!(
+            peer = %info.peer, transport = info.transport, device = %info.device, because,
+            "client connected"
+        );
         let (connection, serving) = serve_connection(link, Arc::clone(&self.router), config);
         let serving = Box::pin(async move {
             // Why it ended was logged where it was noticed.

@@ -38,11 +38,34 @@ pub fn alive_tasks() -> u64 {
     tokio::runtime::Handle::current().metrics().num_alive_tasks() as u64
 }
 
+/// Names of abstract Unix sockets on this host that the transport made, with their inodes.
+fn abstract_sockets_by_inode() -> Vec<(u64, String)> {
+    let table = fs::read_to_string("/proc/net/unix").unwrap_or_default();
+    let sockets = table.lines().filter_map(|line| {
+        let mut words = line.split_whitespace().skip(6);
+        Some((words.next()?.parse().ok()?, words.next()?.to_owned()))
+    });
+    sockets.filter(|(_, name)| name.starts_with("@rdma-rpc")).collect()
+}
+
 /// Names of abstract Unix sockets on this host that the transport made.
 pub fn abstract_sockets() -> Vec<String> {
-    let table = fs::read_to_string("/proc/net/unix").unwrap_or_default();
-    let names = table.lines().filter_map(|line| line.split_whitespace().nth(7));
-    names.filter(|name| name.starts_with("@rdma-rpc")).map(str::to_owned).collect()
+    abstract_sockets_by_inode().into_iter().map(|(_, name)| name).collect()
+}
+
+/// Those of them that one of these processes holds.
+pub fn abstract_sockets_of(processes: &[u32]) -> Vec<String> {
+    let held: Vec<u64> = processes
+        .iter()
+        .filter_map(|process| fs::read_dir(format!("/proc/{process}/fd")).ok())
+        .flatten()
+        .filter_map(|entry| {
+            let link = fs::read_link(entry.ok()?.path()).ok()?;
+            link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
+        })
+        .collect();
+    let sockets = abstract_sockets_by_inode();
+    sockets.into_iter().filter(|(inode, _)| held.contains(inode)).map(|(_, name)| name).collect()
 }
 
 /// Files in /dev/shm whose name says they are ours.

@@ -1,6 +1,6 @@
 //! One received message, in the memory it is kept in.
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 
 use crate::parts::Parts;
 use crate::session::Payload;
@@ -67,6 +67,34 @@ impl Body {
     }
 }
 
+/// Bytes to be copied from: as `&[u8]`, but for the way a `Bytes` field is made of them, which
+/// allocates once and copies once, without a buffer that could grow between.
+struct Short<'a>(&'a [u8]);
+
+impl Buf for Short<'_> {
+    #[inline]
+    fn remaining(&self) -> usize {
+        self.0.len()
+    }
+
+    #[inline]
+    fn chunk(&self) -> &[u8] {
+        self.0
+    }
+
+    #[inline]
+    fn advance(&mut self, count: usize) {
+        self.0 = &self.0[count..];
+    }
+
+    #[inline]
+    fn copy_to_bytes(&mut self, len: usize) -> Bytes {
+        let (bytes, rest) = self.0.split_at(len);
+        self.0 = rest;
+        Bytes::copy_from_slice(bytes)
+    }
+}
+
 /// A received message where it lies.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum View<'a> {
@@ -81,7 +109,7 @@ pub(crate) enum View<'a> {
 impl View<'_> {
     pub(crate) fn decode<M: prost::Message + Default>(self) -> Result<M, prost::DecodeError> {
         match self {
-            View::Short(bytes) => M::decode(bytes),
+            View::Short(bytes) => M::decode(Short(bytes)),
             View::Shared(bytes) => M::decode(Parts::from(bytes.clone())),
             View::Split(parts) => M::decode(Parts::clone(parts)),
         }
@@ -92,6 +120,29 @@ impl View<'_> {
             View::Short(bytes) => bytes.len(),
             View::Shared(bytes) => bytes.len(),
             View::Split(parts) => parts.len(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message;
+
+    use super::*;
+
+    #[test]
+    fn short_messages_are_decoded_like_any_slice_whole_or_cut() {
+        let mut encoded = Bytes::from_static(&[7; 300]).encode_to_vec();
+        // An unknown field behind it.
+        encoded.extend_from_slice(&[0x12, 2, 1, 1]);
+        for cut in 0..=encoded.len() {
+            let bytes = &encoded[..cut];
+            let short = View::Short(bytes).decode::<Bytes>();
+            assert_eq!(
+                short.map_err(|e| e.to_string()),
+                Bytes::decode(bytes).map_err(|e| e.to_string()),
+                "{cut}"
+            );
         }
     }
 }
