@@ -204,6 +204,25 @@ fn two_hundred_connections_leave_nothing_behind() {
     });
 }
 
+/// As many queue pairs at once as a busy program has, on one device. With queues of a page each,
+/// one of them starts at every page up to the hundreds: Soft-iWARP's library refuses one of them
+/// if it is let.
+#[test]
+#[ignore = "needs an RDMA device: scripts/rdma-vm test"]
+fn eighty_connections_are_open_at_once() {
+    let _turn = turn();
+    let world = World::new();
+    world.local.block_on(async {
+        let config = IbvConfig { send_depth: 32, receive_depth: 31, ..Default::default() };
+        let (one, two) = (worker(&config), worker(&config));
+        let mut open = Vec::new();
+        for number in 0..80 {
+            let pair = world.connect(&one, &two).await;
+            open.push(pair.unwrap_or_else(|error| panic!("connection {number}: {error}")));
+        }
+    });
+}
+
 /// Memory of this process that devices hold in place.
 fn locked_kib() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();

@@ -240,10 +240,10 @@ impl TestService for Conformance {
             Behaviour::Answer => {}
             Behaviour::Sleep => tokio::time::sleep(pause).await,
             Behaviour::Forever => std::future::pending().await,
-            Behaviour::Panic => panic!("a handler panics because a case asked for it"),
+            Behaviour::Panic => panic_quietly("a handler panics because a case asked for it"),
             Behaviour::PanicLater => {
                 tokio::time::sleep(pause).await;
-                panic!("a handler panics later because a case asked for it");
+                panic_quietly("a handler panics later because a case asked for it");
             }
             Behaviour::FailRichly => {
                 running.answered();
@@ -267,6 +267,12 @@ impl TestService for Conformance {
             thread: observe::thread(),
         }))
     }
+}
+
+/// Unwinds as `panic!` does, without the report: a handler that panics is no fault of the tests, and
+/// its report would bury those of real ones.
+fn panic_quietly(why: &'static str) -> ! {
+    std::panic::resume_unwind(Box::new(why))
 }
 
 /// The status of [`Behaviour::FailRichly`].

@@ -5,7 +5,7 @@ use std::ptr::{self, NonNull};
 use std::sync::Arc;
 
 use super::channel::CompletionChannel;
-use super::error::{failed, failed_now};
+use super::error::{clear_errno, failed, failed_perhaps_silently};
 use super::ffi;
 use crate::verbs::VerbError;
 
@@ -31,6 +31,7 @@ impl CompletionQueue {
         entries: u32,
     ) -> Result<CompletionQueue, VerbError> {
         let device = channel.device();
+        clear_errno();
         // SAFETY: context and channel are open; no context pointer is kept.
         let cq = unsafe {
             (device.verbs().ibv_create_cq)(
@@ -43,7 +44,7 @@ impl CompletionQueue {
         };
         let cq = NonNull::new(cq).ok_or_else(|| {
             let what = format!("{}: {entries} completions", device.facts().name);
-            failed_now("ibv_create_cq", what)
+            failed_perhaps_silently("ibv_create_cq", what)
         })?;
         Ok(CompletionQueue { channel: channel.clone(), cq })
     }

@@ -17,6 +17,7 @@ use super::facts::{DeviceFacts, DeviceLimits, GidFacts, LinkLayer, PortFacts, Po
 use super::ffi::{self, Verbs};
 use super::pool::MemoryPool;
 use super::removal::{self, Entry, Holder};
+use super::siw;
 use crate::verbs::VerbError;
 
 /// The longest GID table asked for; the kernel's own limit of entries that hold something is far
@@ -29,6 +30,8 @@ const MAX_GIDS: usize = 1024;
 pub(super) struct Device {
     verbs: &'static Verbs,
     context: NonNull<ffi::ibv_context>,
+    /// Never used: see [`super::siw`].
+    in_the_way: Option<NonNull<ffi::ibv_cq>>,
     facts: DeviceFacts,
     pool: Arc<MemoryPool>,
     gone: OnceLock<String>,
@@ -149,6 +152,7 @@ impl Device {
         let mut device = Device {
             verbs,
             context,
+            in_the_way: None,
             facts: nothing,
             pool,
             gone: OnceLock::new(),
@@ -156,6 +160,7 @@ impl Device {
             listeners: Mutex::default(),
         };
         device.facts = device.ask(name)?;
+        device.in_the_way = siw::take_refused_key(verbs, context, &device.facts);
         make_non_blocking(&device, &format!("{}: event channel", device.facts.name))?;
         let device = Arc::new(device);
         open.retain(|(known, _)| known != name);
@@ -396,6 +401,10 @@ impl AsFd for Device {
 
 impl Drop for Device {
     fn drop(&mut self) {
+        if let Some(cq) = self.in_the_way {
+            // SAFETY: made with the device and known to nobody else.
+            unsafe { (self.verbs.ibv_destroy_cq)(cq.as_ptr()) };
+        }
         // SAFETY: every object made on the context holds the device, so none is left.
         let result = unsafe { (self.verbs.ibv_close_device)(self.context()) };
         if result != 0 {

@@ -36,6 +36,18 @@ pub(super) fn failed_now(verb: &'static str, what: impl Into<String>) -> VerbErr
     failed(verb, last_errno(), what)
 }
 
+/// A verb that sets errno on most devices; what an older call said was [cleared](clear_errno).
+pub(super) fn failed_perhaps_silently(verb: &'static str, what: String) -> VerbError {
+    match last_errno() {
+        0 => VerbError {
+            verb,
+            errno: Errno::NOBUFS.raw_os_error(),
+            context: format!("{what}; the provider does not say why, see dmesg"),
+        },
+        errno => failed(verb, errno, what),
+    }
+}
+
 /// Makes a descriptor fit for the runtime's reactor: reading what is not there is no wait.
 pub(super) fn make_non_blocking(fd: &impl AsFd, what: &str) -> Result<(), VerbError> {
     let failed = |errno: Errno| failed("fcntl", errno.raw_os_error(), what);

@@ -12,6 +12,7 @@
 //!     device  pd  mr  channel  cq  raw_qp  events (asynchronous ones)
 //!   pool, buddy        memory worth registering
 //!   removal            devices that are taken away
+//!   siw                a fault of Soft-iWARP's library, walked around
 //!   ffi/               the C functions
 //! ```
 //!
@@ -44,6 +45,7 @@ mod removal;
 mod seat;
 mod send_slots;
 mod shared_cq;
+mod siw;
 mod status;
 mod upgrade;
 mod worker;

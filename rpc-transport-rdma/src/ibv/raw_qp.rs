@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::address::Network;
 use super::config::{IbvConfig, Path};
 use super::cq::CompletionQueue;
-use super::error::{clear_errno, failed, last_errno};
+use super::error::{clear_errno, failed, failed_perhaps_silently};
 use super::ffi::{
     self, ibv_qp_attr_mask as mask, ibv_qp_state as state, ibv_send_wr, ibv_wr_opcode as opcode,
 };
@@ -102,14 +102,7 @@ impl RawQueuePair {
                 wanted.receive,
                 wanted.inline_bytes
             );
-            match last_errno() {
-                0 => VerbError {
-                    verb: "ibv_create_qp",
-                    errno: rustix::io::Errno::NOBUFS.raw_os_error(),
-                    context: format!("{what}; the provider does not say why, see dmesg"),
-                },
-                errno => failed("ibv_create_qp", errno, what),
-            }
+            failed_perhaps_silently("ibv_create_qp", what)
         })?;
         let inline_bytes = init.cap.max_inline_data.min(wanted.inline_bytes);
         let depths = Depths { inline_bytes, ..wanted };
