@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 use futures_util::{StreamExt, stream};
 use rdma_rpc::Code;
 
-use super::support::{KIB, at_once, behave, exchange, fed, next, output, over, within};
-use crate::harness::{Place, allowed, allowed_ms};
+use super::support::{KIB, MIB, at_once, behave, exchange, fed, next, output, over, within};
+use crate::harness::{Place, Tuning, allowed, allowed_ms};
 use crate::pattern::payload;
 use crate::proto::StreamingOutputCallRequest;
 use crate::proto::behave_request::Behaviour;
+use crate::proto::test_service_client::TestServiceClient;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -148,7 +149,7 @@ pub async fn slow_duplex_both_ways(place: Place) {
     let streams = (0..4).map(|_| {
         let (client, channel) = (world.client(), world.new_channel());
         async move {
-            let own = crate::proto::test_service_client::TestServiceClient::new(channel);
+            let own = TestServiceClient::new(channel);
             for client in [client, own] {
                 flood(&client, 300, Duration::from_micros(50)).await;
             }
@@ -158,11 +159,7 @@ pub async fn slow_duplex_both_ways(place: Place) {
 }
 
 /// Sends `count` requests of 8 KiB as fast as they go, each answered by 8 KiB, and reads slowly.
-pub(super) async fn flood(
-    client: &crate::proto::test_service_client::TestServiceClient,
-    count: u64,
-    pause: Duration,
-) {
+pub(super) async fn flood(client: &TestServiceClient, count: u64, pause: Duration) {
     let mut request = output(&[8 * KIB], 1);
     request.payload = payload(8 * KIB, 1);
     let requests = stream::iter(0..count).map(move |_| request.clone());
@@ -174,6 +171,33 @@ pub(super) async fn flood(
         }
     }
     over(responses).await;
+}
+
+/// The same on two hundred connections with the smallest rings and windows sixty-four times as long:
+/// the rings are what is full, both ways and on most connections at once, while the readers pause.
+pub async fn two_hundred_full_rings(place: Place) {
+    const CONNECTIONS: usize = 200;
+    const STREAMS: usize = 4;
+    let tune = |tuning: &mut Tuning| {
+        for (limits, shm, rdma) in [
+            (&mut tuning.client.limits, &mut tuning.client.shm, &mut tuning.client.rdma),
+            (&mut tuning.server.limits, &mut tuning.server.shm, &mut tuning.server.rdma),
+        ] {
+            limits.stream_window_bytes = MIB;
+            (shm.ring_bytes, rdma.ring_bytes) = (16 * KIB, 16 * KIB);
+            // Everything goes through the ring.
+            (shm.bulk_threshold_bytes, rdma.bulk_threshold_bytes) = (MIB, MIB);
+        }
+    };
+    let world = place.tuned(tune).await;
+    let channels: Vec<_> = (0..CONNECTIONS).map(|_| world.new_channel()).collect();
+    let floods = at_once(CONNECTIONS * STREAMS, |number| {
+        let channel = channels[number % CONNECTIONS].clone();
+        let client = TestServiceClient::new(channel);
+        async move { flood(&client, 20, Duration::from_millis(100)).await }
+    });
+    within(MINUTE, "floods through the smallest rings", floods).await;
+    world.observe_until("at rest", |seen| seen.running == 0).await;
 }
 
 /// A connection that was idle takes a burst of calls without a pause.

@@ -63,6 +63,7 @@ macro_rules! case_list {
     } };
     (rings $then:ident $($with:tt)*) => { $crate::$then! { $($with)*
         progress: busy adaptive event mixed small_rings single_thread;
+        flow: two_hundred_full_rings;
     } };
 }
 
