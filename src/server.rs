@@ -19,6 +19,10 @@ use crate::workers::Workers;
 /// After an `accept` that failed for want of file descriptors or memory, wait this long.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// Clients beyond `limits.max_connections` that are told so at the same time. It takes a handshake,
+/// which a client may draw out to its timeout; clients beyond these find their socket closed.
+const MAX_TURNED_AWAY: usize = 64;
+
 /// Where servers begin.
 #[derive(Debug)]
 pub struct Server;
@@ -167,6 +171,7 @@ impl BoundServer {
         let (stop, stopped) = watch::channel(false);
         let max_connections = self.config.limits.max_connections;
         let places = Arc::new(Semaphore::new(max_connections as usize));
+        let refusals = Arc::new(Semaphore::new(MAX_TURNED_AWAY));
         let mut accepting = JoinSet::new();
         for listener in self.listeners {
             let address = listener.local_address().to_string();
@@ -175,6 +180,7 @@ impl BoundServer {
                 acceptor: Arc::clone(&self.acceptor),
                 workers: self.workers.clone(),
                 places: Arc::clone(&places),
+                refusals: Arc::clone(&refusals),
                 stopped: stopped.clone(),
             };
             accepting.spawn(accepting_one.accept_all(listener));
@@ -200,6 +206,7 @@ struct Accepting {
     acceptor: Arc<Acceptor>,
     workers: Option<Arc<Workers>>,
     places: Arc<Semaphore>,
+    refusals: Arc<Semaphore>,
     stopped: watch::Receiver<bool>,
 }
 
@@ -228,14 +235,27 @@ impl Accepting {
         while connections.join_next().await.is_some() {}
     }
 
-    /// Gives a connection to a worker, or serves it among those that are served here.
-    fn begin(&self, socket: Socket, here: &mut JoinSet<()>) {
-        let acceptor = Arc::clone(&self.acceptor);
-        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
-            here.spawn(async move { acceptor.turn_away(socket).await });
+    /// Tells a client that there is no place for it, or, in a flood of them, hangs up.
+    fn turn_away(&self, socket: Socket, here: &mut JoinSet<()>) {
+        let peer = socket.peer_text();
+        let Ok(refusal) = Arc::clone(&self.refusals).try_acquire_owned() else {
+            tracing::debug!(%peer, "hung up: too many clients beyond limits.max_connections");
             return;
         };
-        let stopped = self.stopped.clone();
+        let acceptor = Arc::clone(&self.acceptor);
+        here.spawn(async move {
+            acceptor.turn_away(socket).await;
+            drop(refusal);
+        });
+    }
+
+    /// Gives a connection to a worker, or serves it among those that are served here.
+    fn begin(&self, socket: Socket, here: &mut JoinSet<()>) {
+        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
+            self.turn_away(socket, here);
+            return;
+        };
+        let (acceptor, stopped) = (Arc::clone(&self.acceptor), self.stopped.clone());
         let Some(workers) = &self.workers else {
             here.spawn(serve_one(acceptor, socket, place, stopped));
             return;

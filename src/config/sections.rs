@@ -80,7 +80,8 @@ pub struct LimitsConfig {
     /// Bytes one stream may have under way before its reader asks for more. Default 256 KiB.
     #[serde(deserialize_with = "size")]
     pub stream_window_bytes: usize,
-    /// Connections a server takes at once. Default 10000.
+    /// Connections a server takes at once. Default 10000. Of the clients beyond them 64 at a time
+    /// are told so, each within the handshake timeout; if there are more, the server hangs up.
     pub max_connections: u32,
     /// Bytes of messages one connection may buffer. Default 512 MiB.
     #[serde(deserialize_with = "size")]

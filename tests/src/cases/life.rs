@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use rdma_rpc::{Code, RequestSeen};
 
 use super::flow::flood;
+use super::stranger::Stranger;
 use super::support::{at_once, behave, exchange, failure, next, output, over, within};
 use crate::harness::{Place, Processes, Transport, allowed, allowed_ms};
 use crate::observe;
@@ -181,6 +182,49 @@ pub async fn max_connections(place: Place) {
     drop(second);
     come_back(&third).await;
     exchange(&first, 1, 1).await.unwrap();
+}
+
+/// Hundreds of silent clients beyond `limits.max_connections`: the server keeps the sockets of few of
+/// them, and clients it cannot tell why are hung up on. When the silent ones are gone it tells why.
+pub async fn flood_beyond_max_connections(place: Place) {
+    const FLOOD: u64 = 400;
+    /// Sockets the server may keep of them: 64 and what comes and goes.
+    const KEPT: u64 = 80;
+    let world = place
+        .tuned(|tuning| {
+            tuning.server.limits.max_connections = 1;
+            // Nobody is done by the timeout while this looks.
+            tuning.server.handshake_timeout_ms = allowed_ms(60_000);
+        })
+        .await;
+    exchange(&world.client(), 1, 1).await.unwrap();
+    let before = world.observe().await.open_files;
+    let mut strangers = Vec::new();
+    for _ in 0..FLOOD {
+        strangers.push(Stranger::arrive(&world).await);
+    }
+    // In one process our ends are counted with the server's.
+    let ours = if place.processes == Processes::One { FLOOD } else { 0 };
+    // Only who was hung up on hears the end: by then all of them were looked at.
+    let last = strangers.last_mut().expect("there are many");
+    assert!(last.hear_out().await.is_empty());
+    let kept = world.observe().await.open_files.saturating_sub(before + ours);
+    assert!(kept <= KEPT, "the server keeps {kept} sockets of {FLOOD} clients it has no place for");
+    let newcomer = TestServiceClient::new(world.new_channel());
+    let status = failure(newcomer.empty_call(Empty {}).await);
+    assert_eq!(status.code(), Code::Unavailable, "{status}");
+    assert_eq!(status.request_seen(), RequestSeen::NeverSent, "{status}");
+    exchange(&world.client(), 1000, 1000).await.unwrap();
+    drop(strangers);
+    let begin = Instant::now();
+    loop {
+        let status = failure(newcomer.empty_call(Empty {}).await);
+        if status.message().contains("max_connections") {
+            break;
+        }
+        assert!(begin.elapsed() < allowed(SECOND * 10), "not told why: {status}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
 
 /// Two hundred connections with 8 KiB messages both ways and slow readers: nothing may deadlock.

@@ -28,8 +28,8 @@ macro_rules! case_list {
         calls: empty_unary large_unary client_streaming server_streaming ping_pong half_duplex
             empty_stream every_code special_status_message status_code_and_message rich_status
             failure_after_messages early_answer unimplemented_method unimplemented_service
-            unknown_method wrong_message_type handler_panic handler_sees_its_connection
-            concurrent_large_unary rpc_soak;
+            unknown_method wrong_message_type handler_panic
+            handler_sees_its_connection concurrent_large_unary rpc_soak;
         metadata: custom_metadata metadata_of_every_kind metadata_too_long;
         sizes: every_threshold streams_of_every_size short_messages_together four_mib_limit limits_of_one_client
             configured_send_limit;
@@ -46,8 +46,8 @@ macro_rules! case_list {
         sizes: sixty_four_mib_both_ways sixty_four_mib_streams;
     } };
     (sockets $then:ident $($with:tt)*) => { $crate::$then! { $($with)*
-        life: max_connections two_hundred_connections connections_leave_nothing
-            wrong_first_start;
+        life: max_connections flood_beyond_max_connections two_hundred_connections
+            connections_leave_nothing wrong_first_start;
         hostile: garbage http_preface truncated_hello oversized_lengths wrong_version
             half_open_by_the_hundred silence_after_handshake shutdown_among_strangers;
         breach: bad_frames_are_named noise frames_no_link_takes endless_message beyond_the_window
@@ -127,9 +127,10 @@ pub fn find(name: &str) -> Option<(&'static str, Case)> {
     all().find(|(known, _)| *known == name)
 }
 
-/// Whether a case needs a process that nothing else runs in.
+/// Whether a case needs a process that nothing else runs in: it counts what the process holds.
 pub fn counts_what_a_process_holds(name: &str) -> bool {
-    ["breach::", "crash::", "footprint::", "hostile::", "wire::", "life::connections_leave_nothing"]
-        .iter()
-        .any(|prefix| name.starts_with(prefix))
+    const MODULES: [&str; 5] = ["breach::", "crash::", "footprint::", "hostile::", "wire::"];
+    const CASES: [&str; 2] =
+        ["life::connections_leave_nothing", "life::flood_beyond_max_connections"];
+    CASES.contains(&name) || MODULES.iter().any(|module| name.starts_with(module))
 }
