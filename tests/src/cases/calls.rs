@@ -1,8 +1,8 @@
 //! The kinds of call, and how calls fail.
 
-use futures_util::stream;
+use futures_util::{StreamExt, stream};
 use rdma_rpc::codegen::{Client, Idempotency, MethodDescriptor, MethodKind};
-use rdma_rpc::{Code, Request};
+use rdma_rpc::{Code, Request, Status, Streaming};
 
 use super::support::{at_once, behave, exchange, failure, fed, next, output, over, simple, within};
 use crate::harness::Place;
@@ -10,8 +10,8 @@ use crate::pattern::{checksum, payload};
 use crate::proto::behave_request::Behaviour;
 use crate::proto::unimplemented_service_client::UnimplementedServiceClient;
 use crate::proto::{
-    BehaveReply, EchoStatus, Empty, SimpleRequest, SimpleResponse, StreamingInputCallRequest,
-    StreamingOutputCallRequest,
+    BehaveReply, EchoStatus, Empty, ResponseParameters, SimpleRequest, SimpleResponse,
+    StreamingInputCallRequest, StreamingOutputCallRequest,
 };
 use crate::service::rich_failure;
 use std::time::Duration;
@@ -200,7 +200,7 @@ trait ChainForever: futures_util::Stream + Sized {
         Self: Send,
         Self::Item: Clone + Send,
     {
-        futures_util::StreamExt::chain(self, stream::repeat(then))
+        StreamExt::chain(self, stream::repeat(then))
     }
 }
 
@@ -279,7 +279,7 @@ pub async fn wrong_message_type(place: Place) {
     let status = failure(result);
     assert_eq!(status.code(), Code::Internal, "{status}");
     assert!(
-        status.message().contains("request of /conformance.v1.TestService/UnaryCall"),
+        status.message().contains("request message of /conformance.v1.TestService/UnaryCall"),
         "{status}"
     );
     let request = Request::new(simple(payload(0, 0), 1000));
@@ -287,10 +287,91 @@ pub async fn wrong_message_type(place: Place) {
     let status = failure(result);
     assert_eq!(status.code(), Code::Internal, "{status}");
     assert!(
-        status.message().contains("response of /conformance.v1.TestService/UnaryCall"),
+        status.message().contains("response message of /conformance.v1.TestService/UnaryCall"),
         "{status}"
     );
     world.client().empty_call(Empty {}).await.unwrap();
+}
+
+static INPUT_AS_BYTES: MethodDescriptor =
+    method("/conformance.v1.TestService/StreamingInputCall", MethodKind::ClientStreaming);
+static OUTPUT_AS_BYTES: MethodDescriptor =
+    method("/conformance.v1.TestService/StreamingOutputCall", MethodKind::ServerStreaming);
+static DUPLEX_AS_BYTES: MethodDescriptor =
+    method("/conformance.v1.TestService/FullDuplexCall", MethodKind::BidiStreaming);
+
+/// Without its field a `StreamingInputCallRequest` like any other.
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+struct WrongInput {
+    #[prost(fixed64, optional, tag = "1")]
+    payload: Option<u64>,
+}
+
+/// Without its last field a `StreamingOutputCallRequest` like any other.
+#[derive(Clone, PartialEq, prost::Message)]
+struct WrongRequest {
+    #[prost(message, repeated, tag = "1")]
+    response_parameters: Vec<ResponseParameters>,
+    #[prost(fixed64, optional, tag = "2")]
+    payload: Option<u64>,
+}
+
+/// The same in streams: the messages before the wrong one arrive, the call ends with it on both
+/// sides, and a stream beside it goes on.
+pub async fn wrong_message_type_in_streams(place: Place) {
+    let world = place.world().await;
+    let client = Client::new(world.channel().clone());
+    let (requests, stream) = fed::<StreamingOutputCallRequest>();
+    let mut beside = world.client().full_duplex_call(stream).await.unwrap().into_inner();
+    let named = |status: &Status, what: &str| {
+        assert_eq!(status.code(), Code::Internal, "{status}");
+        assert!(status.message().contains(what), "{status}");
+    };
+
+    // At the server. What the client would send next never ends.
+    let inputs = [None, None, Some(1)].map(|payload| WrongInput { payload });
+    let inputs = stream::iter(inputs).chain(stream::repeat(WrongInput { payload: None }));
+    let call = client.client_streaming::<_, Empty, _>(&INPUT_AS_BYTES, Request::new(inputs));
+    let status = failure(within(SECONDS, "the end of a wrong input", call).await);
+    named(&status, "request message of /conformance.v1.TestService/StreamingInputCall");
+    let good =
+        WrongRequest { response_parameters: output(&[10], 1).response_parameters, payload: None };
+    let wrong = WrongRequest { payload: Some(1), ..good.clone() };
+    let inputs = stream::iter([good, wrong]).chain(stream::pending());
+    let call = client.bidi_streaming(&DUPLEX_AS_BYTES, Request::new(inputs));
+    let mut responses = call.await.expect("the first message is right").into_inner();
+    next(&mut responses, 0, 10).await;
+    let ending = within(SECONDS, "the end of a wrong duplex", responses.message()).await;
+    let status = ending.expect_err("the second message is wrong");
+    named(&status, "request message of /conformance.v1.TestService/FullDuplexCall");
+
+    // At the client. What the server would send next never ends.
+    let endless = output(&[0, 1000], u32::MAX / 2);
+    let call = client.server_streaming::<_, WrongReply>(&OUTPUT_AS_BYTES, Request::new(endless));
+    let mut responses = call.await.unwrap().into_inner();
+    wrong_second_response(&mut responses, "StreamingOutputCall").await;
+    let inputs = stream::iter([output(&[0, 1000], 1)]).chain(stream::pending());
+    let call = client.bidi_streaming::<_, WrongReply, _>(&DUPLEX_AS_BYTES, Request::new(inputs));
+    let mut duplex = call.await.unwrap().into_inner();
+    wrong_second_response(&mut duplex, "FullDuplexCall").await;
+    // The readers are still held, and read nothing more: the handlers end nevertheless.
+    world.observe_until("at rest but for one stream", |seen| seen.running == 1).await;
+
+    requests.send(output(&[100], 1)).await.expect("the call is open");
+    next(&mut beside, 0, 100).await;
+    drop(requests);
+    over(beside).await;
+    exchange(&world.client(), 100_000, 100_000).await.unwrap();
+}
+
+async fn wrong_second_response(responses: &mut Streaming<WrongReply>, method: &str) {
+    let first = responses.message().await.expect("the first message is right");
+    assert_eq!(first, Some(WrongReply { payload: None }));
+    let second = within(SECONDS, "the end of wrong responses", responses.message()).await;
+    let status = second.expect_err("the second message is wrong");
+    assert_eq!(status.code(), Code::Internal, "{status}");
+    let named = format!("response message of /conformance.v1.TestService/{method}");
+    assert!(status.message().contains(&named), "{status}");
 }
 
 /// A handler that panics ends its own call only.

@@ -28,7 +28,7 @@ macro_rules! case_list {
         calls: empty_unary large_unary client_streaming server_streaming ping_pong half_duplex
             empty_stream every_code special_status_message status_code_and_message rich_status
             failure_after_messages early_answer unimplemented_method unimplemented_service
-            unknown_method wrong_message_type handler_panic
+            unknown_method wrong_message_type wrong_message_type_in_streams handler_panic
             handler_sees_its_connection concurrent_large_unary rpc_soak;
         metadata: custom_metadata metadata_of_every_kind metadata_too_long;
         sizes: every_threshold streams_of_every_size short_messages_together four_mib_limit limits_of_one_client
