@@ -279,7 +279,7 @@ pub async fn wrong_message_type(place: Place) {
     let status = failure(result);
     assert_eq!(status.code(), Code::Internal, "{status}");
     assert!(
-        status.message().contains("request message of /conformance.v1.TestService/UnaryCall"),
+        status.message().contains("request of /conformance.v1.TestService/UnaryCall"),
         "{status}"
     );
     let request = Request::new(simple(payload(0, 0), 1000));
@@ -287,7 +287,7 @@ pub async fn wrong_message_type(place: Place) {
     let status = failure(result);
     assert_eq!(status.code(), Code::Internal, "{status}");
     assert!(
-        status.message().contains("response message of /conformance.v1.TestService/UnaryCall"),
+        status.message().contains("response of /conformance.v1.TestService/UnaryCall"),
         "{status}"
     );
     world.client().empty_call(Empty {}).await.unwrap();
