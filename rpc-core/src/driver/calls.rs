@@ -84,6 +84,12 @@ impl Calls {
     }
 
     pub(super) fn retire(&mut self, cell: Arc<Cell>) {
+        if cell.is_worth_keeping() {
+            self.keep(cell);
+        }
+    }
+
+    fn keep(&mut self, cell: Arc<Cell>) {
         if self.spare.len() < SPARE_CELLS {
             self.spare.push_back(cell);
         }
@@ -221,13 +227,14 @@ impl Calls {
                 let Some(cell) = self.take(stream) else { return Applied::Nothing };
                 match (MetadataMap::decode(metadata), MetadataMap::decode(trailers)) {
                     (Ok(metadata), Ok(trailers)) => {
-                        cell.put_response(metadata, Body::new(message), trailers);
+                        if cell.put_response(metadata, Body::new(message), trailers) {
+                            self.keep(cell);
+                        }
                     }
                     (Err(error), _) | (_, Err(error)) => {
                         cell.put_end(End::Failed(malformed(&error)));
                     }
                 }
-                self.retire(cell);
             }
             Event::Finished { stream, finish } => {
                 let Some(cell) = self.take(stream) else { return Applied::Nothing };

@@ -15,6 +15,10 @@ use crate::metadata::MetadataMap;
 use crate::session::{Messages, StreamId};
 use crate::status::{Code, Status};
 
+/// What a mailbox may hold that is kept for another call: items of room, and bytes of one message.
+const SPARE_ITEMS: usize = 64;
+const SPARE_BYTES: usize = 4096;
+
 /// Something in the mailbox, in the order the peer sent it.
 #[derive(Debug)]
 enum Item {
@@ -38,6 +42,10 @@ impl Item {
             Item::Message { position, .. } | Item::Pulling { position, .. } => *position,
             Item::Several(messages) => messages.end(),
         }
+    }
+
+    fn is_short(&self) -> bool {
+        matches!(self, Item::Message { body, .. } if body.len() <= SPARE_BYTES)
     }
 }
 
@@ -145,6 +153,20 @@ impl Cell {
         state.canceller = None;
     }
 
+    /// Whether little is lost by keeping this mailbox until another call needs one. What is in it
+    /// stays as long, and the session no longer counts it: a response that its caller is about to
+    /// take is short, and messages that nobody will read go with the mailbox.
+    pub(super) fn is_worth_keeping(&self) -> bool {
+        let state = self.lock();
+        let ended_bare = match &state.end {
+            End::Open => true,
+            End::Ok(trailers) => trailers.is_empty(),
+            End::Failed(_) => false,
+        };
+        let short = state.inbox.len() <= 1 && state.inbox.iter().all(Item::is_short);
+        ended_bare && short && state.headers.is_none() && state.inbox.capacity() <= SPARE_ITEMS
+    }
+
     /// The mailbox of a call that has failed already.
     pub(crate) fn failed(status: Status) -> Cell {
         Cell { state: Mutex::new(CellState { end: End::Failed(status), ..CellState::default() }) }
@@ -248,15 +270,25 @@ impl Cell {
         wake(state, true, true);
     }
 
-    /// A whole unary response, under one lock.
-    pub(crate) fn put_response(&self, headers: MetadataMap, body: Body, trailers: MetadataMap) {
+    /// A whole unary response, under one lock. Gives what [`Cell::is_worth_keeping`] would.
+    pub(crate) fn put_response(
+        &self,
+        headers: MetadataMap,
+        body: Body,
+        trailers: MetadataMap,
+    ) -> bool {
+        let bare = headers.is_empty() && trailers.is_empty();
+        let short = bare && body.len() <= SPARE_BYTES;
         let mut state = self.lock();
         if !headers.is_empty() {
             state.headers = Some(headers);
         }
+        let first = state.inbox.is_empty();
         state.inbox.push_back(Item::Message { body, position: 0 });
         state.end = End::Ok(trailers);
+        let keep = short && first && state.inbox.capacity() <= SPARE_ITEMS;
         wake(state, true, true);
+        keep
     }
 
     /// The next message may be sent.

@@ -7,7 +7,8 @@ use std::task::{Context, Poll, Wake, Waker};
 
 use bytes::Bytes;
 
-use super::cell::Cell;
+use super::body::Body;
+use super::cell::{Cell, End};
 use super::connection::{Conn, Connection, OpenRequest};
 use super::job::{Job, OwnedOpen};
 use super::owner::{Failure, Owner};
@@ -16,8 +17,8 @@ use crate::link::{BulkDescriptor, FrameSink, Link, LinkError, LinkInfo, LinkLimi
 use crate::memory::{MemoryConfig, MemoryLink, pair};
 use crate::metadata::MetadataMap;
 use crate::poll_set::PollSet;
-use crate::session::{CANCELLED, Encode, Role, Session, SessionConfig};
-use crate::status::{Code, RequestSeen};
+use crate::session::{CANCELLED, Encode, Payload, Role, Session, SessionConfig};
+use crate::status::{Code, RequestSeen, Status};
 
 /// A link that fails at its n-th frame.
 #[derive(Debug)]
@@ -165,6 +166,57 @@ fn calls_given_up_while_they_wait_for_a_stream_keep_no_memory() {
         assert!(owner.calls.waiting_len() <= 3, "{}", owner.calls.waiting_len());
     }
     assert!(first.id().is_none() && open.len() == 128);
+}
+
+#[test]
+fn a_mailbox_kept_for_other_calls_keeps_nothing_of_its_own() {
+    let (metadata, message) = (MetadataMap::new(), Bytes::from(vec![0; 1000]));
+    let (mut owner, _far) = failing(usize::MAX);
+    let body = |bytes: usize| Body::new(Payload::Owned(Bytes::from(vec![7; bytes])));
+    let some = || {
+        let mut map = MetadataMap::new();
+        map.insert("key", "value".parse().unwrap());
+        map
+    };
+    // What becomes of the mailbox of a call that ended so, once its reader has gone.
+    let mut kept_after = |end: &dyn Fn(&Cell) -> End| {
+        let cell = owner.open(&unary(&metadata, &message));
+        let id = cell.id().expect("there are streams");
+        let end = end(&cell);
+        owner.calls.end(id, end);
+        let kept = Arc::downgrade(&cell);
+        drop(cell);
+        kept.upgrade().is_some()
+    };
+    let ok = || End::Ok(MetadataMap::new());
+    assert!(kept_after(&|_| ok()), "nothing was in it");
+    assert!(kept_after(&|cell| {
+        cell.put_message(body(1000), 1000);
+        ok()
+    }));
+    assert!(!kept_after(&|cell| {
+        cell.put_message(body(60_000), 60_000);
+        ok()
+    }));
+    assert!(!kept_after(&|cell| {
+        for position in 1..3 {
+            cell.put_message(body(1000), position * 1000);
+        }
+        ok()
+    }));
+    assert!(!kept_after(&|cell| {
+        for position in 1..1000 {
+            cell.put_message(body(10), position * 10);
+        }
+        cell.discard();
+        ok()
+    }));
+    assert!(!kept_after(&|cell| {
+        cell.put_headers(some());
+        ok()
+    }));
+    assert!(!kept_after(&|_| End::Ok(some())));
+    assert!(!kept_after(&|_| End::Failed(Status::internal("as the test asked"))));
 }
 
 /// A message that makes another call, finds the connection taken, and panics.

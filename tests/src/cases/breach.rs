@@ -243,7 +243,7 @@ pub async fn full_windows_of_many_streams(place: Place) {
     let window_bytes = MIB;
     let siege = Siege::begin_tuned(place, |tuning| {
         tuning.server.limits.stream_window_bytes = window_bytes;
-        tuning.server.limits.max_buffered_bytes = 8 * MIB;
+        tuning.server.limits.max_buffered_bytes = 4 * MIB;
     })
     .await;
     let mut stranger = Stranger::begin_well(&siege.world, WAITS).await;
@@ -272,7 +272,7 @@ pub async fn full_windows_of_many_streams(place: Place) {
             break;
         }
     }
-    // Eight of them fit.
+    // Four of them fit.
     assert!((100..INITIAL_MAX_STREAMS).contains(&ended), "{ended} of the streams were ended");
     siege.others_are_served().await;
     drop(stranger);
