@@ -428,7 +428,8 @@ fn tc(arguments: &str) {
     assert!(status.expect("tc is there").success(), "tc {arguments}");
 }
 
-/// UDP port 4791 is closed while TCP passes, as many a firewall has it.
+/// UDP port 4791 is closed while TCP passes, as many a firewall has it. Packets are dropped where they
+/// arrive: where they leave, Soft-RoCE is told, and tries again at once and without end.
 struct NoRoce(Vec<String>);
 
 impl NoRoce {
@@ -437,7 +438,7 @@ impl NoRoce {
         for name in &interfaces {
             tc(&format!("qdisc add dev {name} clsact"));
             tc(&format!(
-                "filter add dev {name} egress protocol ip u32 match ip protocol 17 0xff match ip \
+                "filter add dev {name} ingress protocol ip u32 match ip protocol 17 0xff match ip \
                  dport 4791 0xffff action drop"
             ));
         }

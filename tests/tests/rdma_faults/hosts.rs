@@ -97,9 +97,9 @@ async fn short_outage() {
         return;
     }
     // A ping that is lost is not to end the connection. An emulated machine takes half a second
-    // for the commands; the devices try for four.
+    // for the commands, or ten times that when it is busy; the devices try for 15 seconds.
     let settings =
-        Settings { keepalive_ms: (2000, 5000), ack_timeout: 17, ..Settings::new("rdma") };
+        Settings { keepalive_ms: (10_000, 20_000), ack_timeout: 19, ..Settings::new("rdma") };
     let scene = Scene::set(settings).await;
     let load = Load::begin(&scene.client).await;
     for _ in 0..2 {

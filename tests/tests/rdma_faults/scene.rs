@@ -70,7 +70,7 @@ pub(crate) struct Settings {
     /// `rdma` or `auto`.
     pub(crate) scheme: &'static str,
     /// How long the devices try again, as the verbs count it: 4.096 us times two to the power of
-    /// this, eight times.
+    /// this, seven times.
     pub(crate) ack_timeout: u8,
 }
 
