@@ -15,8 +15,10 @@ use crate::status::{Code, RequestSeen, Status};
 
 /// Frames a pass takes before it sees to the other side: keeps one pass short.
 const FRAMES_PER_PASS: usize = 128;
-/// Looks at a quiet link between two passes. A look is a few loads and a pause (up to 50 ns).
-const LOOKS_PER_PASS: usize = 8;
+/// Looks at a quiet link between two passes: half a microsecond of a few loads each. A pause among
+/// them (up to 50 ns) would delay the news it falls on, and a pass (some 200 ns) more; there is a
+/// pause after each pass, for another thread on the same core.
+const LOOKS_PER_PASS: usize = 200;
 
 /// How long a connection that is otherwise done waits for the peer to pull what it was sent. The
 /// driver wakes at least every ten seconds, so it can be that much longer.
@@ -123,7 +125,7 @@ impl<L: Link> Owner<L> {
             && (!self.session.has_bulks() || self.bulk_wait_over)
     }
 
-    /// Looks at the link, for as long as a pass would take, whether something has come. `others`:
+    /// Looks at the link, for longer than a pass would take, whether something has come. `others`:
     /// somebody else wants the connection.
     pub(super) fn wait_for_news(&self, others: impl Fn() -> bool) {
         let Some(link) = &self.link else { return };
@@ -131,7 +133,6 @@ impl<L: Link> Owner<L> {
             if link.may_have_news() || others() {
                 return;
             }
-            std::hint::spin_loop();
         }
     }
 
