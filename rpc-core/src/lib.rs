@@ -13,6 +13,7 @@
 //! Programs use the facade, `rdma-rpc`; transports use [`link`], [`poll_set`] and [`upgrade`].
 #![deny(unsafe_code)]
 
+mod brief;
 pub mod client;
 mod codec;
 #[doc(hidden)]

@@ -174,21 +174,26 @@ impl Header {
         bytes
     }
 
-    /// Reads the header of a frame and gives its body.
-    pub fn parse(frame: &[u8]) -> Result<(Header, &[u8]), WireError> {
-        let Some((head, body)) = frame.split_first_chunk::<HEADER_BYTES>() else {
-            return Err(WireError::new(frame.len(), "the frame ends inside its header"));
-        };
-        let [kind, flags, c0, c1, s0, s1, s2, s3, a0, a1, a2, a3, b0, b1, b2, b3] = *head;
-        let header = Header {
+    /// What the sixteen bytes say.
+    #[inline]
+    pub fn of(bytes: &[u8; HEADER_BYTES]) -> Header {
+        let [kind, flags, c0, c1, s0, s1, s2, s3, a0, a1, a2, a3, b0, b1, b2, b3] = *bytes;
+        Header {
             kind,
             flags,
             code: u16::from_le_bytes([c0, c1]),
             stream: u32::from_le_bytes([s0, s1, s2, s3]),
             a: u32::from_le_bytes([a0, a1, a2, a3]),
             b: u32::from_le_bytes([b0, b1, b2, b3]),
+        }
+    }
+
+    /// Reads the header of a frame and gives its body.
+    pub fn parse(frame: &[u8]) -> Result<(Header, &[u8]), WireError> {
+        let Some((head, body)) = frame.split_first_chunk::<HEADER_BYTES>() else {
+            return Err(WireError::new(frame.len(), "the frame ends inside its header"));
         };
-        Ok((header, body))
+        Ok((Header::of(head), body))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::future::{Future, poll_fn};
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use prost::Message;
@@ -11,7 +11,7 @@ use super::connection::ClientConnection;
 use crate::codec::decode;
 use crate::driver::body::View;
 use crate::driver::cell::Cell;
-use crate::driver::{Conn, OpenRequest, now};
+use crate::driver::{Begun, Conn, OpenRequest, Watch, now};
 use crate::metadata::MetadataMap;
 use crate::request::Request;
 use crate::response::Response;
@@ -56,14 +56,20 @@ pub(super) struct Opening<'a> {
 pub(super) struct Call {
     connection: ClientConnection,
     cell: Arc<Cell>,
+    watch: Watch,
     deadline: Deadline,
     over: bool,
 }
 
 impl Call {
-    pub(super) fn open(connection: ClientConnection, opening: &Opening<'_>) -> Call {
+    /// `waker`: of the task that waits for the answer right after this, if it does.
+    pub(super) fn open(
+        connection: ClientConnection,
+        opening: &Opening<'_>,
+        waker: Option<&Waker>,
+    ) -> Call {
         let conn = connection.conn();
-        let cell = conn.open(&OpenRequest {
+        let request = OpenRequest {
             path: opening.method.path,
             metadata: opening.metadata,
             timeout: opening.deadline.timeout(),
@@ -72,8 +78,9 @@ impl Call {
             max_message_bytes: opening
                 .max_message_bytes
                 .unwrap_or_else(|| conn.max_message_bytes()),
-        });
-        Call { connection, cell, deadline: opening.deadline, over: false }
+        };
+        let Begun { cell, watch } = conn.open(&request, waker);
+        Call { connection, cell, watch, deadline: opening.deadline, over: false }
     }
 
     pub(super) fn conn(&self) -> &Arc<dyn Conn> {
@@ -128,19 +135,28 @@ impl Call {
         // The session keeps the deadlines of open streams; a call still waiting for a stream
         // keeps its own.
         let mut alarm = match self.deadline.at() {
-            Some(at) if self.cell.id().is_none() => {
+            Some(at) if self.watch == Watch::Nobody && self.cell.id().is_none() => {
                 Some(Box::pin(tokio::time::sleep_until(at.into())))
             }
             _ => None,
         };
+        let mut watch = self.watch;
         poll_fn(|cx| {
             if let Poll::Ready(Err(status)) = beside(cx) {
                 return Poll::Ready(Err(status));
             }
-            if let Poll::Ready(result) = poll(&self.cell, cx) {
+            // Only right after the call was opened; nothing can have come before.
+            let first = std::mem::replace(&mut watch, Watch::Nobody);
+            if first == Watch::Waker {
+                return Poll::Pending;
+            }
+            if first == Watch::Nobody
+                && let Poll::Ready(result) = poll(&self.cell, cx)
+            {
                 return Poll::Ready(result);
             }
-            if self.conn().help(&self.cell)
+            let helped = self.conn().help(&self.cell);
+            if (helped || first == Watch::Caller)
                 && let Poll::Ready(result) = poll(&self.cell, cx)
             {
                 return Poll::Ready(result);

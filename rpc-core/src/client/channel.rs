@@ -3,10 +3,11 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::connection::ClientConnection;
+use crate::brief::Brief;
 use crate::driver::now;
 use crate::link::LinkInfo;
 use crate::service::MessageLimits;
@@ -80,7 +81,7 @@ struct Shared {
     policy: ReconnectPolicy,
     /// For clients that have no limits of their own.
     limits: MessageLimits,
-    current: Mutex<Option<ClientConnection>>,
+    current: Brief<Option<ClientConnection>>,
     /// Held by whoever connects.
     connecting: tokio::sync::Mutex<Trouble>,
 }
@@ -109,7 +110,7 @@ impl Channel {
                 connector: Box::new(connector),
                 policy,
                 limits,
-                current: Mutex::new(None),
+                current: Brief::new(None),
                 connecting: tokio::sync::Mutex::default(),
             }),
         }
@@ -144,7 +145,7 @@ impl Channel {
 
     /// The present connection, if it takes new calls.
     pub(super) fn current(&self) -> Option<ClientConnection> {
-        let current = self.shared.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let current = self.shared.current.lock();
         current.as_ref().filter(|connection| !connection.is_closed()).cloned()
     }
 
@@ -175,8 +176,9 @@ impl Channel {
         match result {
             Ok(connection) => {
                 *trouble = Trouble::default();
-                let mut current = shared.current.lock().unwrap_or_else(PoisonError::into_inner);
-                *current = Some(connection.clone());
+                // The old one is dropped when the lock is free again.
+                let old = shared.current.lock().replace(connection.clone());
+                drop(old);
                 Ok(connection)
             }
             Err(error) => {

@@ -4,7 +4,7 @@ use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
 
-use crate::driver::{Arrival, Arrivals, Conn, Connection, Driver, Ended, now};
+use crate::driver::{ArrivalBatch, Arrivals, Conn, Connection, Driver, Ended, now};
 use crate::link::{Link, LinkInfo};
 use crate::server::ConnectionConfig;
 use crate::session::{Role, Session};
@@ -88,7 +88,7 @@ impl Arrivals for Nothing {
         None
     }
 
-    fn run(&mut self, _: &mut Vec<Arrival>) {}
+    fn run(&mut self, _: &mut ArrivalBatch) {}
 }
 
 const _: () = assert!(size_of::<Session>() <= 640, "a session without calls stays small");

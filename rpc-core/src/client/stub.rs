@@ -1,6 +1,6 @@
 //! What generated clients are made of: the four kinds of call.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
@@ -84,7 +84,13 @@ impl Client {
         let message = ProstMessage::new(request.get_ref(), self.limits.encode_bytes)?;
         let opening = self.opening(method, request.metadata(), deadline, Some(&message));
         for attempt in 1.. {
-            let mut call = Call::open(self.connection(deadline).await?, &opening);
+            let mut connection = Some(self.connection(deadline).await?);
+            // Ready at once: it only lends the waker of whoever polls the next future too.
+            let mut call = poll_fn(|cx| match connection.take() {
+                Some(connection) => Poll::Ready(Call::open(connection, &opening, Some(cx.waker()))),
+                None => Poll::Pending,
+            })
+            .await;
             match call.response(method.path, |_| Poll::Pending).await {
                 Err(status) if attempt < ATTEMPTS && may_retry(&status) => {}
                 result => return result,
@@ -110,7 +116,7 @@ impl Client {
         let message = ProstMessage::new(request.get_ref(), self.limits.encode_bytes)?;
         let opening = self.opening(method, request.metadata(), deadline, Some(&message));
         for attempt in 1.. {
-            let call = Call::open(self.connection(deadline).await?, &opening);
+            let call = Call::open(self.connection(deadline).await?, &opening, None);
             match call.streaming(method.path).await {
                 Ok((headers, messages)) => return Ok(response(headers, messages)),
                 Err(status) if attempt < ATTEMPTS && may_retry(&status) => {}
@@ -191,7 +197,7 @@ impl Client {
         let deadline = Deadline::of(request);
         let opening = self.opening(method, request.metadata(), deadline, None);
         for attempt in 1.. {
-            let call = Call::open(self.connection(deadline).await?, &opening);
+            let call = Call::open(self.connection(deadline).await?, &opening, None);
             match call.cell().failure() {
                 Some(status) if attempt < ATTEMPTS && may_retry(&status) => {}
                 Some(status) => return Err(status),

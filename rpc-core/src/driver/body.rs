@@ -6,17 +6,64 @@ use crate::parts::Parts;
 use crate::session::Payload;
 
 /// Messages up to this many bytes are kept in the mailbox itself.
-const INLINE_BYTES: usize = 104;
+pub(crate) const INLINE_BYTES: usize = 104;
 
 /// A received message.
 #[derive(Debug, Clone)]
 pub(crate) enum Body {
     /// Short ones lie here.
-    Inline(u8, [u8; INLINE_BYTES]),
+    Inline(Short),
     /// Long ones in memory of their own, which prost's `bytes` fields then share.
     Shared(Bytes),
     /// Those that were pulled and whose ends came by another way.
     Split(Box<Parts>),
+}
+
+/// Room for one short message, in a place that is used again: nothing of it is written but the
+/// message.
+#[derive(Clone, Copy)]
+pub(crate) struct Short {
+    /// More than there is room for: no message.
+    len: u8,
+    bytes: [u8; INLINE_BYTES],
+}
+
+const NO_MESSAGE: u8 = u8::MAX;
+
+impl Default for Short {
+    fn default() -> Short {
+        Short { len: NO_MESSAGE, bytes: [0; INLINE_BYTES] }
+    }
+}
+
+impl std::fmt::Debug for Short {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Short").field(&self.get()).finish()
+    }
+}
+
+impl Short {
+    /// Puts in a message of at most [`INLINE_BYTES`].
+    #[inline]
+    pub(super) fn set(&mut self, message: &[u8]) {
+        self.bytes[..message.len()].copy_from_slice(message);
+        self.len = message.len() as u8;
+    }
+
+    #[inline]
+    pub(super) fn get(&self) -> Option<&[u8]> {
+        self.bytes.get(..usize::from(self.len))
+    }
+
+    #[inline]
+    pub(super) fn is_some(&self) -> bool {
+        self.len != NO_MESSAGE
+    }
+
+    #[inline]
+    pub(super) fn clear(&mut self) {
+        self.len = NO_MESSAGE;
+    }
 }
 
 /// What came of a message with the word that it can be pulled.
@@ -47,28 +94,16 @@ impl Body {
     pub(crate) fn new(payload: Payload<'_>) -> Body {
         let slice = payload.as_slice();
         if slice.len() <= INLINE_BYTES {
-            let mut bytes = [0; INLINE_BYTES];
-            bytes[..slice.len()].copy_from_slice(slice);
-            return Body::Inline(slice.len() as u8, bytes);
+            let mut short = Short::default();
+            short.set(slice);
+            return Body::Inline(short);
         }
         Body::Shared(payload.into_bytes())
     }
 
-    /// The message; an empty one is left.
-    pub(crate) fn take(&mut self) -> Body {
-        std::mem::replace(self, Body::Inline(0, [0; INLINE_BYTES]))
-    }
-
-    /// Lets go of the memory of a message that has been read.
-    pub(crate) fn free(&mut self) {
-        if !matches!(self, Body::Inline(..)) {
-            self.take();
-        }
-    }
-
     pub(crate) fn view(&self) -> View<'_> {
         match self {
-            Body::Inline(len, bytes) => View::Short(&bytes[..usize::from(*len)]),
+            Body::Inline(short) => View::Short(short.get().unwrap_or_default()),
             Body::Shared(bytes) => View::Shared(bytes),
             Body::Split(parts) => View::Split(parts),
         }
@@ -82,9 +117,9 @@ impl Body {
 /// Bytes to be copied from: as `&[u8]`, but for the way a `Bytes` field is made of them: one copy,
 /// in one allocation that holds the count of its sharers too. (A `Bytes` made of a `Vec` allocates
 /// one when it is cloned first, and prost clones each field that it encodes.)
-struct Short<'a>(&'a [u8]);
+struct Slice<'a>(&'a [u8]);
 
-impl Buf for Short<'_> {
+impl Buf for Slice<'_> {
     #[inline]
     fn remaining(&self) -> usize {
         self.0.len()
@@ -150,10 +185,20 @@ pub(crate) enum View<'a> {
     Split(&'a Parts),
 }
 
+impl From<View<'_>> for Body {
+    fn from(view: View<'_>) -> Body {
+        match view {
+            View::Short(bytes) => Body::new(Payload::Borrowed(bytes)),
+            View::Shared(bytes) => Body::Shared(bytes.clone()),
+            View::Split(parts) => Body::Split(Box::new(parts.clone())),
+        }
+    }
+}
+
 impl View<'_> {
     pub(crate) fn decode<M: prost::Message + Default>(self) -> Result<M, prost::DecodeError> {
         match self {
-            View::Short(bytes) => M::decode(Short(bytes)),
+            View::Short(bytes) => M::decode(Slice(bytes)),
             View::Shared(bytes) => M::decode(Parts::from(bytes.clone())),
             View::Split(parts) => M::decode(Parts::clone(parts)),
         }

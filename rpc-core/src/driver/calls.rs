@@ -3,15 +3,17 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::task::Waker;
+use std::time::Instant;
 
-use super::body::{Around, Body};
+use super::body::{Around, Body, INLINE_BYTES};
 use super::cell::{Cell, End};
 use super::job::OwnedOpen;
-use super::owner::{Arrival, Arrived};
+use super::owner::{Arrival, ArrivalBatch, Arrived};
 use super::pulls::Pulls;
 use crate::link::BulkDescriptor;
 use crate::metadata::MetadataMap;
-use crate::session::{Event, NewStream, Role, StreamId};
+use crate::session::{Event, NewStream, Payload, Role, Session, StreamId};
 use crate::status::{Code, RequestSeen, Status};
 
 /// Used cells kept for the next calls.
@@ -28,7 +30,7 @@ pub(super) struct Calls {
     /// How many of them nobody wants any more.
     pub(super) waiting_abandoned: usize,
     pub(super) pulls: Pulls,
-    pub(super) arrivals: Vec<Arrival>,
+    pub(super) batch: ArrivalBatch,
     /// Bulk buffers the peer gave back in this pass.
     pub(super) released: Vec<BulkDescriptor>,
     /// The peer said GOAWAY.
@@ -36,21 +38,49 @@ pub(super) struct Calls {
 }
 
 impl Calls {
-    /// A mailbox for a new stream, a used one if there is any.
-    pub(super) fn new_cell(&mut self, id: StreamId) -> Arc<Cell> {
+    /// A mailbox for a new stream, a used one if there is any. What comes into it wakes `reader`.
+    pub(super) fn new_cell(&mut self, id: StreamId, reader: Option<Waker>) -> Arc<Cell> {
         if let Some(mut cell) = self.spare.pop_front() {
             if let Some(inner) = Arc::get_mut(&mut cell) {
-                inner.renew(id);
+                inner.renew(id, reader);
                 self.put(id, Arc::clone(&cell));
                 return cell;
             }
             // Its call has not let go of it yet: later.
             self.spare.push_back(cell);
         }
-        let cell = Arc::<Cell>::default();
-        cell.set_id(id);
+        let cell = Arc::new(Cell::new(id, reader));
         self.put(id, Arc::clone(&cell));
         cell
+    }
+
+    /// Takes the frame if it is all there is to a small call, or to its answer.
+    #[inline]
+    pub(super) fn take_bare(&mut self, session: &mut Session, now: Instant, frame: &[u8]) -> bool {
+        if session.role() == Role::Client {
+            let Some((stream, message)) = session.bare_response(frame) else { return false };
+            let Some(cell) = self.take(stream) else { return true };
+            let keep = if message.len() <= INLINE_BYTES {
+                cell.put_answer(message)
+            } else {
+                let body = Body::new(Payload::Borrowed(message));
+                cell.put_response(MetadataMap::new(), body, MetadataMap::new())
+            };
+            if keep {
+                self.keep(cell);
+            }
+        } else {
+            let Some(bare) = session.bare_request(now, frame) else { return false };
+            let request = self.batch.put(Payload::Borrowed(bare.message));
+            self.batch.arrivals.push(Arrival {
+                id: bare.stream,
+                request,
+                method: bare.method,
+                deadline: bare.deadline,
+                metadata: MetadataMap::new(),
+            });
+        }
+        true
     }
 
     pub(super) fn cell(&self, id: StreamId) -> Option<&Arc<Cell>> {
@@ -157,9 +187,9 @@ impl Calls {
                 };
                 let request = match message {
                     // Nothing follows: the handler may be done before anybody asks for a mailbox.
-                    Some(message) if end => Arrived::Whole(Body::new(message.payload)),
+                    Some(message) if end => self.batch.put(message.payload),
                     message => {
-                        let cell = self.new_cell(stream);
+                        let cell = self.new_cell(stream, None);
                         if let Some(message) = message {
                             cell.put_message(Body::new(message.payload), message.position);
                         }
@@ -169,7 +199,13 @@ impl Calls {
                         Arrived::In(cell)
                     }
                 };
-                self.arrivals.push(Arrival { id: stream, request, method, deadline, metadata });
+                self.batch.arrivals.push(Arrival {
+                    id: stream,
+                    request,
+                    method,
+                    deadline,
+                    metadata,
+                });
             }
             Event::Message { stream, message, end } => {
                 let Some(cell) = self.cell(stream) else { return Applied::Nothing };

@@ -1,10 +1,12 @@
 //! One connection, shared by all its calls.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, TryLockError};
+use std::sync::{Arc, OnceLock};
+use std::task::Waker;
 use std::time::Instant;
 
 use crossbeam_queue::SegQueue;
+use spin::mutex::{SpinMutex, SpinMutexGuard};
 
 use super::cell::Cell;
 use super::job::{Job, OwnedOpen};
@@ -28,11 +30,29 @@ const FEW_CALLS: usize = 8;
 /// A request to open a stream, as the call layer makes it.
 pub(crate) type OpenRequest<'a> = NewStream<'a>;
 
+/// A call that has begun.
+#[derive(Debug)]
+pub(crate) struct Begun {
+    pub(crate) cell: Arc<Cell>,
+    pub(crate) watch: Watch,
+}
+
+/// Who looks for a call's answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Watch {
+    /// Nobody yet, and it may be over already, or wait for the connection or for a stream.
+    Nobody,
+    /// Its stream is open, and its caller had better poll in place.
+    Caller,
+    /// Its stream is open, and the caller's waker is in the cell.
+    Waker,
+}
+
 /// A connection whose link type is forgotten: what calls see. Every method does its work at once
 /// or leaves it to the connection's present owner; none blocks.
 pub(crate) trait Conn: Send + Sync + 'static {
-    /// Opens a stream; the result is in the cell.
-    fn open(&self, request: &OpenRequest<'_>) -> Arc<Cell>;
+    /// Opens a stream; the result is in the cell. `waker`: who is to wait for it.
+    fn open(&self, request: &OpenRequest<'_>, waker: Option<&Waker>) -> Begun;
 
     /// Sends one message; call only while the cell is writable. With `hold` it need not leave
     /// before the next [`Conn::flush`]. `true`: it is still writable; `false`: ask it.
@@ -106,7 +126,7 @@ thread_local! {
 /// A session and a link with their lock and their queue of jobs.
 #[derive(Debug)]
 pub(crate) struct Connection<L> {
-    owner: Mutex<Owner<L>>,
+    owner: SpinMutex<Owner<L>>,
     jobs: SegQueue<Job>,
     /// Somebody has left a job since the owner last looked.
     left: AtomicBool,
@@ -139,7 +159,7 @@ impl<L: Link> Connection<L> {
             role,
             window_bytes: session.window_bytes(),
             max_message_bytes: config.max_message_bytes,
-            owner: Mutex::new(Owner::new(session, link)),
+            owner: SpinMutex::new(Owner::new(session, link)),
             jobs: SegQueue::new(),
             left: AtomicBool::new(false),
             lone: AtomicBool::new(false),
@@ -186,14 +206,10 @@ impl<L: Link> Connection<L> {
 
     /// The lock, if it is free. Whoever has it may use the link, which disarms it: that is noted
     /// here, once for all, and made good by [`Connection::let_go`].
-    fn try_lock(&self) -> Option<MutexGuard<'_, Owner<L>>> {
-        let mut owner = match self.owner.try_lock() {
-            Ok(owner) => owner,
-            // A panic under the lock (a user's `Message` may panic while it encodes) leaves a
-            // half-written frame that was not committed; everything else is whole.
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => return None,
-        };
+    fn try_lock(&self) -> Option<SpinMutexGuard<'_, Owner<L>>> {
+        // A panic under the lock (a user's `Message` may panic while it encodes) leaves a
+        // half-written frame that was not committed; everything else is whole.
+        let mut owner = self.owner.try_lock()?;
         owner.armed = false;
         Some(owner)
     }
@@ -229,7 +245,7 @@ impl<L: Link> Connection<L> {
     }
 
     /// Lets the lock go, and looks after jobs that were left in the meantime.
-    fn let_go<'a>(&'a self, mut owner: MutexGuard<'a, Owner<L>>) {
+    fn let_go<'a>(&'a self, mut owner: SpinMutexGuard<'a, Owner<L>>) {
         loop {
             if owner.dead.is_some() || owner.calls.going_away {
                 self.closed.store(true, Ordering::Release);
@@ -344,22 +360,30 @@ impl<L: Link> Drop for Rescue<'_, L> {
 }
 
 impl<L: Link> Conn for Connection<L> {
-    fn open(&self, request: &OpenRequest<'_>) -> Arc<Cell> {
+    fn open(&self, request: &OpenRequest<'_>, waker: Option<&Waker>) -> Begun {
         let _rescue = Rescue(self);
         if let Some(mut owner) = self.try_lock() {
             self.run_jobs(&mut owner);
-            let cell = owner.open(request);
+            // The same question as in `help`.
+            let alone = self.progress.polls() && owner.session.open_streams() == 0;
+            let left = waker.filter(|_| !alone || self.is_crowded());
+            let (cell, is_open) = owner.open(request, left);
+            let watch = match (is_open, left, waker) {
+                (true, Some(_), _) => Watch::Waker,
+                (true, None, Some(_)) => Watch::Caller,
+                _ => Watch::Nobody,
+            };
             let bytes = request.message.map_or(0, Encode::encoded_len);
             if !self.may_wait(&mut owner, false, bytes) {
                 owner.settle_or_fail();
             }
             self.let_go(owner);
-            return cell;
+            return Begun { cell, watch };
         }
         let cell = Arc::<Cell>::default();
         cell.block_writer();
         self.leave(Job::Open(OwnedOpen::new(&cell, request)));
-        cell
+        Begun { cell, watch: Watch::Nobody }
     }
 
     fn send(

@@ -15,7 +15,7 @@ use crate::status::Status;
 #[derive(Debug)]
 pub(super) struct OwnedOpen {
     pub(super) cell: Arc<Cell>,
-    pub(super) path: Box<str>,
+    pub(super) path: &'static str,
     pub(super) metadata: MetadataMap,
     pub(super) timeout: Option<(Duration, Instant)>,
     pub(super) message: Option<Parts>,
@@ -27,7 +27,7 @@ impl OwnedOpen {
     pub(super) fn new(cell: &Arc<Cell>, request: &NewStream<'_>) -> OwnedOpen {
         OwnedOpen {
             cell: Arc::clone(cell),
-            path: request.path.into(),
+            path: request.path,
             metadata: request.metadata.clone(),
             timeout: request.timeout,
             message: request.message.map(|message| message.to_parts()),
@@ -38,7 +38,7 @@ impl OwnedOpen {
 
     pub(super) fn borrow(&self) -> NewStream<'_> {
         NewStream {
-            path: &self.path,
+            path: self.path,
             metadata: &self.metadata,
             timeout: self.timeout,
             message: self.message.as_ref().map(|message| message as &dyn Encode),

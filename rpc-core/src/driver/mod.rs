@@ -34,7 +34,7 @@ mod task;
 mod tests;
 mod work;
 
-pub(crate) use connection::{Conn, Connection, OpenRequest};
-pub(crate) use owner::{Arrival, Arrivals, Arrived};
+pub(crate) use connection::{Begun, Conn, Connection, OpenRequest, Watch};
+pub(crate) use owner::{Arrival, ArrivalBatch, Arrivals, Arrived};
 pub(crate) use task::{Driver, Ended, now};
 pub use task::{Progress, ProgressMode};

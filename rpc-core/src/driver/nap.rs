@@ -11,7 +11,7 @@ impl<L: Link> Owner<L> {
         self.dead.is_some()
             || self.session.is_going_away()
             || self.session.open_streams() > 1
-            || !self.calls.arrivals.is_empty()
+            || !self.calls.batch.arrivals.is_empty()
     }
 
     /// Whether the driver may leave the link to a caller that polls it; then it is woken when

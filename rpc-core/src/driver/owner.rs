@@ -4,13 +4,15 @@ use std::sync::Arc;
 use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
-use super::body::Body;
+use bytes::Bytes;
+
+use super::body::INLINE_BYTES;
 use super::calls::{Applied, Calls};
 use super::cell::{Cell, End};
 use crate::link::{Link, LinkError, LinkErrorKind, Received};
 use crate::metadata::MetadataMap;
 use crate::poll_set::PollSet;
-use crate::session::{CANCELLED, FrameRef, Role, Session, SessionError, StreamId};
+use crate::session::{CANCELLED, FrameRef, Payload, Role, Session, SessionError, StreamId};
 use crate::status::{Code, RequestSeen, Status};
 
 /// Frames a pass takes before it sees to the other side: keeps one pass short.
@@ -40,10 +42,40 @@ pub(crate) struct Arrival {
 /// The messages of a request that arrived.
 #[derive(Debug)]
 pub(crate) enum Arrived {
-    /// All of them: one. The call has no mailbox yet; see [`Conn::attach`](super::Conn::attach).
-    Whole(Body),
+    /// All of them: one, which is short: these bytes of [`ArrivalBatch::short`]. The call has no
+    /// mailbox yet; see [`Conn::attach`](super::Conn::attach).
+    Short { start: usize, end: usize },
+    /// The same of one that is long.
+    Long(Bytes),
     /// What has come so far is here, and what follows will be.
     In(Arc<Cell>),
+}
+
+/// Requests that arrived together.
+#[derive(Debug, Default)]
+pub(crate) struct ArrivalBatch {
+    pub(crate) arrivals: Vec<Arrival>,
+    /// The short messages of those that are whole, one behind the other.
+    pub(crate) short: Vec<u8>,
+}
+
+impl ArrivalBatch {
+    /// The place of a whole message.
+    #[inline]
+    pub(super) fn put(&mut self, message: Payload<'_>) -> Arrived {
+        let slice = message.as_slice();
+        if slice.len() > INLINE_BYTES {
+            return Arrived::Long(message.into_bytes());
+        }
+        let start = self.short.len();
+        self.short.extend_from_slice(slice);
+        Arrived::Short { start, end: self.short.len() }
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.arrivals.clear();
+        self.short.clear();
+    }
 }
 
 /// What a server's connection gives its server. On a client nothing arrives.
@@ -52,7 +84,7 @@ pub(crate) trait Arrivals: Send + 'static {
     fn bind(&mut self, method: u16, path: &str) -> Option<usize>;
 
     /// Runs the handlers of what arrived, each once, outside the connection's lock.
-    fn run(&mut self, arrivals: &mut Vec<Arrival>);
+    fn run(&mut self, batch: &mut ArrivalBatch);
 }
 
 /// Everything one connection owns.
@@ -192,6 +224,9 @@ impl<L: Link> Owner<L> {
             let event = match link.receive()? {
                 None => return Ok(count),
                 Some(Received::Frame(frame)) => {
+                    if calls.take_bare(session, now, frame) {
+                        continue;
+                    }
                     let event =
                         session.handle_frame(now, FrameRef { bytes: frame, owner: None })?;
                     calls.apply(session.role(), event, bind)
@@ -285,7 +320,7 @@ impl<L: Link> Owner<L> {
         let awake = self.dead.is_some()
             || self.is_drained()
             || early
-            || !self.calls.arrivals.is_empty()
+            || !self.calls.batch.arrivals.is_empty()
             || !watched
                 && self.link.as_mut().is_none_or(|link| match &self.sleeps_in {
                     Some(set) => link.poll_ready_in(&mut cx, set).is_ready(),

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::connection::Connection;
 use super::job::Job;
-use super::owner::{Arrival, Arrivals, Failure};
+use super::owner::{ArrivalBatch, Arrivals, Failure};
 use crate::link::{Link, LinkError};
 use crate::poll_set::PollSet;
 use crate::session::Role;
@@ -94,7 +94,7 @@ pub(crate) enum Ended {
 pub(crate) struct Driver<L: Link, A> {
     connection: Arc<Connection<L>>,
     arrivals: A,
-    batch: Vec<Arrival>,
+    batch: ArrivalBatch,
     alarm: Pin<Box<tokio::time::Sleep>>,
     last_news: Instant,
     last_look: Instant,
@@ -159,7 +159,7 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
             client: connection.role() == Role::Client,
             connection,
             arrivals,
-            batch: Vec::new(),
+            batch: ArrivalBatch::default(),
             alarm: Box::pin(tokio::time::sleep(IDLE_ALARM)),
             last_news: now,
             last_look: now,
@@ -187,7 +187,7 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
             }
             let busy = owner.pass(now, &mut |method, path| arrivals.bind(method, path));
             let delivered = std::mem::take(&mut owner.delivered) || *client;
-            std::mem::swap(batch, &mut owner.calls.arrivals);
+            std::mem::swap(batch, &mut owner.calls.batch);
             open_calls = owner.session.open_streams();
             if let Some(status) = &owner.dead {
                 return Turn::Over(Ended::Failed(status.clone()));
@@ -202,8 +202,8 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
                 (_, false) => Turn::Quiet,
             }
         })?;
-        if !batch.is_empty() {
-            match batch.len() {
+        if !batch.arrivals.is_empty() {
+            match batch.arrivals.len() {
                 // It is sent at once if it is alone, and by the next turn if not.
                 1 => arrivals.run(batch),
                 _ => connection.corked(|| arrivals.run(batch)),

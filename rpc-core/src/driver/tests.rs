@@ -152,14 +152,14 @@ fn calls_given_up_while_they_wait_for_a_stream_keep_no_memory() {
     let (mut owner, _far) = failing(usize::MAX);
     let open: Vec<_> = (0..128)
         .map(|_| {
-            let cell = owner.open(&unary(&metadata, &message));
+            let cell = owner.open(&unary(&metadata, &message), None).0;
             assert!(cell.id().is_some());
             cell
         })
         .collect();
-    let first = owner.open(&unary(&metadata, &message));
+    let first = owner.open(&unary(&metadata, &message), None).0;
     for _ in 0..1000 {
-        let cell = owner.open(&unary(&metadata, &message));
+        let cell = owner.open(&unary(&metadata, &message), None).0;
         assert!(cell.id().is_none());
         cell.abandon();
         owner.cancel(&cell, CANCELLED);
@@ -180,7 +180,7 @@ fn a_mailbox_kept_for_other_calls_keeps_nothing_of_its_own() {
     };
     // What becomes of the mailbox of a call that ended so, once its reader has gone.
     let mut kept_after = |end: &dyn Fn(&Cell) -> End| {
-        let cell = owner.open(&unary(&metadata, &message));
+        let cell = owner.open(&unary(&metadata, &message), None).0;
         let id = cell.id().expect("there are streams");
         let end = end(&cell);
         owner.calls.end(id, end);
@@ -232,7 +232,7 @@ impl Encode for Panics<'_> {
 
     fn encode(&self, _: &mut [u8]) {
         let (metadata, message) = (MetadataMap::new(), Bytes::from_static(b"abc"));
-        let other = self.connection.open(&unary(&metadata, &message));
+        let other = self.connection.open(&unary(&metadata, &message), None).cell;
         assert!(other.id().is_none(), "the connection is taken");
         *self.other.lock().unwrap() = Some(other);
         panic!("as the test asked");
@@ -247,7 +247,7 @@ fn a_message_that_panics_under_the_lock_takes_nobody_elses_call_along() {
     let message = Panics { connection: &connection, other: std::sync::Mutex::new(None) };
     let (metadata, none) = (MetadataMap::new(), Bytes::new());
     let request = OpenRequest { message: Some(&message), ..unary(&metadata, &none) };
-    let open = || connection.open(&request);
+    let open = || connection.open(&request, None).cell;
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(open)).unwrap_err();
     let other = message.other.lock().unwrap().take().unwrap();
     assert!(other.id().is_some(), "its job was forgotten");
@@ -260,7 +260,8 @@ fn a_stream_that_was_never_sent_and_is_given_up_goes_to_the_next_call_that_waits
     let (near, _far) = pair(memory);
     let connection =
         Connection::new(Role::Client, SessionConfig::default(), Progress::EVENT, near, now());
-    let cells: Vec<_> = (0..129).map(|_| connection.open(&unary(&metadata, &message))).collect();
+    let cells: Vec<_> =
+        (0..129).map(|_| connection.open(&unary(&metadata, &message), None).cell).collect();
     let (waiting, unsent) = (&cells[128], &cells[127]);
     assert!(waiting.id().is_none() && unsent.id().is_some());
     unsent.abandon();
@@ -281,7 +282,7 @@ async fn a_caller_polls_in_place_only_where_it_keeps_nobody_waiting() {
     one.joins(set.crowd());
     other.joins(set.crowd());
     let (metadata, message) = (MetadataMap::new(), Bytes::from_static(b"abc"));
-    let cell = one.open(&unary(&metadata, &message));
+    let cell = one.open(&unary(&metadata, &message), None).cell;
     assert!(one.help(&cell), "it is alone");
     // Until it has been in vain.
     while one.help(&cell) {}
@@ -296,7 +297,7 @@ async fn a_caller_polls_in_place_only_where_it_keeps_nobody_waiting() {
     let waiting: Vec<_> = (0..9).map(|_| connect()).collect();
     for (connection, _) in &waiting {
         connection.joins(set.crowd());
-        connection.open(&unary(&metadata, &message));
+        connection.open(&unary(&metadata, &message), None).cell;
     }
     rest();
     assert!(!one.help(&cell), "a call counts from its beginning, before any driver has run");
@@ -304,7 +305,7 @@ async fn a_caller_polls_in_place_only_where_it_keeps_nobody_waiting() {
     one.count_calls(100);
     rest();
     assert!(one.help(&cell), "its own connection's calls are not others'");
-    let _second = one.open(&unary(&metadata, &message));
+    let _second = one.open(&unary(&metadata, &message), None).cell;
     assert!(!one.help(&cell), "another call is on the same connection");
 }
 
@@ -334,10 +335,10 @@ fn a_driver_naps_while_a_caller_polls_and_is_woken_when_it_is_needed() {
     assert_eq!(times(), 1, "the caller has stopped");
     owner.help_passes = 3;
     assert!(owner.nap(&waker, false));
-    let _first = owner.open(&unary(&metadata, &message));
+    let _first = owner.open(&unary(&metadata, &message), None).0;
     owner.look_after_sleeper(|| false);
     assert_eq!(times(), 1, "the caller's own call");
-    let _second = owner.open(&unary(&metadata, &message));
+    let _second = owner.open(&unary(&metadata, &message), None).0;
     owner.look_after_sleeper(|| false);
     assert_eq!(times(), 2, "a second call is the driver's");
 }
@@ -345,7 +346,7 @@ fn a_driver_naps_while_a_caller_polls_and_is_woken_when_it_is_needed() {
 #[test]
 fn a_call_that_ended_before_its_handler_did_finds_that_in_its_mailbox() {
     let (mut owner, _far) = failing(usize::MAX);
-    let call = owner.open(&unary(&MetadataMap::new(), &Bytes::from_static(b"abc")));
+    let call = owner.open(&unary(&MetadataMap::new(), &Bytes::from_static(b"abc")), None).0;
     let (id, open, over) = (call.id().unwrap(), Arc::<Cell>::default(), Arc::<Cell>::default());
     owner.attach(id, &open);
     assert!(!open.has_failed());

@@ -1,6 +1,7 @@
 //! What calls ask of the owner: streams opened, messages sent, answers given, calls ended.
 
 use std::sync::Arc;
+use std::task::Waker;
 
 use super::cell::{Cell, End};
 use super::job::{Job, OwnedOpen};
@@ -12,8 +13,13 @@ use crate::session::{Batch, Encode, NewStream, Opened, Sending, StreamId};
 use crate::status::{RequestSeen, Status};
 
 impl<L: Link> Owner<L> {
-    /// Opens a stream now, if there is one; gives its mailbox. `Ok(None)`: the call has to wait.
-    fn open_now(&mut self, request: &NewStream<'_>) -> Result<Option<Arc<Cell>>, LinkError> {
+    /// Opens a stream now, if there is one; gives its mailbox, and whether it is open. `Ok(None)`:
+    /// the call has to wait.
+    fn open_now(
+        &mut self,
+        request: &NewStream<'_>,
+        waker: Option<&Waker>,
+    ) -> Result<Option<(Arc<Cell>, bool)>, LinkError> {
         let Some(link) = &mut self.link else { return Ok(None) };
         if !self.calls.waiting.is_empty() {
             return Ok(None);
@@ -23,30 +29,35 @@ impl<L: Link> Owner<L> {
                 if self.session.open_streams() > 1 {
                     self.lonely = 0;
                 }
-                Some(self.calls.new_cell(id))
+                Some((self.calls.new_cell(id, waker.cloned()), true))
             }
             Opened::NoSlot => None,
-            refused => Some(Arc::new(Cell::failed(refusal(refused, request)))),
+            refused => Some((Arc::new(Cell::failed(refusal(refused, request))), false)),
         })
     }
 
     /// Opens a stream for a call, now or when there is one; gives the call's mailbox, in which it
-    /// learns of an end of the connection too.
-    pub(super) fn open(&mut self, request: &NewStream<'_>) -> Arc<Cell> {
+    /// learns of an end of the connection too, and whether the stream is open. If it is, what
+    /// comes wakes `waker`.
+    pub(super) fn open(
+        &mut self,
+        request: &NewStream<'_>,
+        waker: Option<&Waker>,
+    ) -> (Arc<Cell>, bool) {
         if self.dead.is_none() {
-            match self.open_now(request) {
-                Ok(Some(cell)) => return cell,
+            match self.open_now(request, waker) {
+                Ok(Some(opened)) => return opened,
                 Ok(None) => {}
                 Err(error) => self.fail(Failure::Link(error)),
             }
         }
         if let Some(status) = &self.dead {
-            return Arc::new(Cell::failed(never_sent(status)));
+            return (Arc::new(Cell::failed(never_sent(status))), false);
         }
         let cell = Arc::<Cell>::default();
         cell.block_writer();
         self.calls.waiting.push_back(OwnedOpen::new(&cell, request));
-        cell
+        (cell, false)
     }
 
     /// The same for a call that has its mailbox already: it waited for the connection.

@@ -27,28 +27,28 @@ use crate::streaming::{Side, Streaming};
 /// [`server_streaming`](IncomingCall::server_streaming) and
 /// [`bidi_streaming`](IncomingCall::bidi_streaming).
 pub struct IncomingCall<'a> {
-    // Where they lie: a short message with all its room is not carried about.
-    conn: &'a Arc<dyn Conn>,
+    site: &'a Arc<Site>,
     arrival: &'a mut Arrival,
-    path: &'a Arc<str>,
+    /// Where short messages lie.
+    short: &'a [u8],
     limits: MessageLimits,
     slot: Option<HandlerSlot>,
 }
 
 impl<'a> IncomingCall<'a> {
     pub(super) fn new(
-        conn: &'a Arc<dyn Conn>,
+        site: &'a Arc<Site>,
         arrival: &'a mut Arrival,
-        path: &'a Arc<str>,
+        short: &'a [u8],
         limits: MessageLimits,
         slot: Option<HandlerSlot>,
     ) -> IncomingCall<'a> {
-        IncomingCall { conn, arrival, path, limits, slot }
+        IncomingCall { site, arrival, short, limits, slot }
     }
 
     /// The method's path.
     pub fn path(&self) -> &str {
-        self.path
+        &self.site.path
     }
 
     /// Limits the messages of the answer; what is not said stays as the server has it.
@@ -69,24 +69,28 @@ impl<'a> IncomingCall<'a> {
     {
         let Parts { slot, context, reply, request } = self.split();
         let message = match request {
-            Arrived::Whole(body) => {
-                let message = decode(body.view(), "request", &context.path);
-                body.free();
-                Ok(message)
+            Messages::Whole(view) => decode(view, "request", &reply.site.path),
+            Messages::In(cell) => {
+                let cell = Arc::clone(cell);
+                return Handler::new(slot, Some(Arc::clone(&cell)), async move {
+                    match only_message(&cell, &reply.site.path).await {
+                        Ok(message) => reply.unary(method(context.request(message)).await),
+                        Err(status) => reply.fail(status),
+                    }
+                });
             }
-            Arrived::In(cell) => Err(Arc::clone(cell)),
         };
-        Handler::new(slot, message.as_ref().err().cloned(), async move {
-            let message = match message {
-                Ok(message) => message,
-                // In memory of its own: few calls come here, and all would carry its state about.
-                Err(cell) => Box::pin(only_message(&cell, &context.path)).await,
-            };
-            match message {
-                Ok(message) => reply.unary(method(context.request(message)).await),
-                Err(status) => reply.fail(status),
+        match message {
+            Ok(message) => {
+                // The method's future is made here, so that what it works on moves once.
+                let answer = method(context.request(message));
+                Handler::new(slot, None, async move { reply.unary(answer.await) })
             }
-        })
+            Err(status) => {
+                reply.fail(status);
+                Handler::new(slot, None, std::future::ready(()))
+            }
+        }
     }
 
     /// One message in, many out.
@@ -101,7 +105,7 @@ impl<'a> IncomingCall<'a> {
         let Parts { slot, context, reply, request } = self.split();
         let cell = reply.mailbox(request);
         Handler::new(slot, Some(Arc::clone(&cell)), async move {
-            match only_message(&cell, &context.path).await {
+            match only_message(&cell, &reply.site.path).await {
                 Ok(message) => {
                     let answer = method(context.request(message)).await;
                     reply.stream(cell, answer).await;
@@ -122,7 +126,7 @@ impl<'a> IncomingCall<'a> {
         let Parts { slot, context, reply, request } = self.split();
         let cell = reply.mailbox(request);
         Handler::new(slot, Some(Arc::clone(&cell)), async move {
-            let messages = context.messages(&reply, cell);
+            let messages = Context::messages(&reply, cell);
             let answer = method(context.request(messages)).await;
             reply.unary(answer);
         })
@@ -140,7 +144,7 @@ impl<'a> IncomingCall<'a> {
         let Parts { slot, context, reply, request } = self.split();
         let cell = reply.mailbox(request);
         Handler::new(slot, Some(Arc::clone(&cell)), async move {
-            let messages = context.messages(&reply, Arc::clone(&cell));
+            let messages = Context::messages(&reply, Arc::clone(&cell));
             let answer = method(context.request(messages)).await;
             reply.stream(cell, answer).await;
         })
@@ -148,28 +152,33 @@ impl<'a> IncomingCall<'a> {
 
     /// Answers that there is no such method.
     pub fn unimplemented(self) -> Handler {
-        let Parts { slot, context, reply, .. } = self.split();
-        reply.fail(Status::unimplemented(format!("method {} is not implemented", context.path)));
+        let Parts { slot, reply, .. } = self.split();
+        let text = format!("method {} is not implemented", reply.site.path);
+        reply.fail(Status::unimplemented(text));
         Handler::new(slot, None, std::future::ready(()))
     }
 
     fn split(self) -> Parts<'a> {
-        let IncomingCall { conn, arrival, path, limits, slot } = self;
+        let IncomingCall { site, arrival, short, limits, slot } = self;
         let Arrival { id, request, deadline, metadata, .. } = arrival;
         let context = Context {
-            path: Arc::clone(path),
             deadline: *deadline,
             metadata: std::mem::take(metadata),
-            link: Arc::clone(conn.info()),
+            link: Arc::clone(site.conn.info()),
         };
-        let reply = Reply { conn: Arc::clone(conn), id: *id, limits, answered: false };
+        let reply = Reply { site: Arc::clone(site), id: *id, limits, answered: false };
+        let request = match request {
+            Arrived::Short { start, end } => Messages::Whole(View::Short(&short[*start..*end])),
+            Arrived::Long(bytes) => Messages::Whole(View::Shared(bytes)),
+            Arrived::In(cell) => Messages::In(cell),
+        };
         Parts { slot, context, reply, request }
     }
 }
 
 impl fmt::Debug for IncomingCall<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("IncomingCall").field("path", &self.path).finish_non_exhaustive()
+        f.debug_struct("IncomingCall").field("path", &self.site.path).finish_non_exhaustive()
     }
 }
 
@@ -178,20 +187,34 @@ struct Parts<'a> {
     context: Context,
     // Before the request: if its decoding panics, the reply is still there to say so.
     reply: Reply,
-    request: &'a mut Arrived,
+    request: Messages<'a>,
+}
+
+/// The messages of the call.
+pub(super) enum Messages<'a> {
+    /// All of them: one. The call has no mailbox.
+    Whole(View<'a>),
+    /// What has come so far is here, and what follows will be.
+    In(&'a Arc<Cell>),
+}
+
+/// What the calls of one method on one connection have in common.
+pub(super) struct Site {
+    pub(super) conn: Arc<dyn Conn>,
+    pub(super) path: Arc<str>,
 }
 
 /// What the handler is told beside the message.
 struct Context {
-    path: Arc<str>,
     deadline: Option<Instant>,
     metadata: MetadataMap,
     link: Arc<LinkInfo>,
 }
 
 impl Context {
-    fn messages<T>(&self, reply: &Reply, cell: Arc<Cell>) -> Streaming<T> {
-        Streaming::new(Arc::clone(&reply.conn), cell, Arc::clone(&self.path), Side::Server)
+    fn messages<T>(reply: &Reply, cell: Arc<Cell>) -> Streaming<T> {
+        let Site { conn, path } = &*reply.site;
+        Streaming::new(Arc::clone(conn), cell, Arc::clone(path), Side::Server)
     }
 
     fn request<T>(self, message: T) -> Request<T> {

@@ -6,10 +6,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use super::call::IncomingCall;
+use super::call::{IncomingCall, Site};
 use super::handler::HandlerSlot;
 use super::router::{Router, Service};
-use crate::driver::{Arrival, Arrivals, Arrived, Conn, Connection, Driver, Ended, Progress, now};
+use crate::driver::{
+    Arrival, ArrivalBatch, Arrivals, Arrived, Conn, Connection, Driver, Ended, Progress, now,
+};
 use crate::link::{Link, LinkInfo};
 use crate::session::{Role, SessionConfig};
 use crate::status::Status;
@@ -70,7 +72,7 @@ pub fn serve_connection<L: Link>(
 
 /// A method a client has bound.
 struct Bound {
-    path: Arc<str>,
+    site: Arc<Site>,
     service: Option<(Arc<dyn Service>, usize)>,
     slot: Option<HandlerSlot>,
 }
@@ -88,20 +90,21 @@ impl Arrivals for Dispatcher {
         debug_assert_eq!(usize::from(method), self.methods.len());
         let service = self.router.find(path);
         let limit = service.as_ref().and_then(|(service, _)| service.limits().decode_bytes);
-        self.methods.push(Bound { path: path.into(), service, slot: None });
+        let site = Site { conn: Arc::clone(&self.conn), path: path.into() };
+        self.methods.push(Bound { site: Arc::new(site), service, slot: None });
         limit
     }
 
-    fn run(&mut self, arrivals: &mut Vec<Arrival>) {
-        for arrival in &mut *arrivals {
-            self.run_one(arrival);
+    fn run(&mut self, batch: &mut ArrivalBatch) {
+        for arrival in &mut batch.arrivals {
+            self.run_one(arrival, &batch.short);
         }
-        arrivals.clear();
+        batch.clear();
     }
 }
 
 impl Dispatcher {
-    fn run_one(&mut self, arrival: &mut Arrival) {
+    fn run_one(&mut self, arrival: &mut Arrival, short: &[u8]) {
         if let Arrived::In(cell) = &arrival.request
             && cell.has_failed()
         {
@@ -109,12 +112,12 @@ impl Dispatcher {
         }
         let Some(bound) = self.methods.get_mut(usize::from(arrival.method)) else { return };
         let Some((service, index)) = &bound.service else {
-            let status = Status::unimplemented(self.router.explain(&bound.path));
+            let status = Status::unimplemented(self.router.explain(&bound.site.path));
             return self.conn.finish(arrival.id, Err(status));
         };
         let id = arrival.id;
         let (limits, slot) = (self.router.limits(), bound.slot.take());
-        let call = IncomingCall::new(&self.conn, arrival, &bound.path, limits, slot);
+        let call = IncomingCall::new(&bound.site, arrival, short, limits, slot);
         // A request that panics as it is decoded is answered by the reply that drops.
         let handler = catch_unwind(AssertUnwindSafe(|| service.call(*index, call)));
         let Ok(mut handler) = handler else { return };

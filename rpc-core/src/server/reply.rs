@@ -8,9 +8,9 @@ use std::sync::Arc;
 use futures_core::Stream;
 use prost::Message;
 
+use super::call::{Messages, Site};
 use crate::codec::ProstMessage;
 use crate::driver::cell::{Cell, End};
-use crate::driver::{Arrived, Conn};
 use crate::metadata::MetadataMap;
 use crate::outbox::{Outbox, Sent};
 use crate::response::Response;
@@ -20,7 +20,7 @@ use crate::status::Status;
 use crate::wire::MESSAGE_OVERHEAD_BYTES;
 
 pub(super) struct Reply {
-    pub(super) conn: Arc<dyn Conn>,
+    pub(super) site: Arc<Site>,
     pub(super) id: StreamId,
     pub(super) limits: MessageLimits,
     pub(super) answered: bool,
@@ -28,13 +28,13 @@ pub(super) struct Reply {
 
 impl Reply {
     /// The call's mailbox, with what has come of the request.
-    pub(super) fn mailbox(&self, request: &mut Arrived) -> Arc<Cell> {
+    pub(super) fn mailbox(&self, request: Messages<'_>) -> Arc<Cell> {
         match request {
-            Arrived::In(cell) => Arc::clone(cell),
-            Arrived::Whole(body) => {
-                let cell = self.conn.attach(self.id);
-                let position = body.len() as u64 + MESSAGE_OVERHEAD_BYTES;
-                cell.put_message(body.take(), position);
+            Messages::In(cell) => Arc::clone(cell),
+            Messages::Whole(view) => {
+                let cell = self.site.conn.attach(self.id);
+                let position = view.len() as u64 + MESSAGE_OVERHEAD_BYTES;
+                cell.put_message(view.into(), position);
                 cell.put_end(End::Ok(MetadataMap::new()));
                 cell
             }
@@ -52,7 +52,7 @@ impl Reply {
         };
         match ProstMessage::new(&message, self.limits.encode_bytes) {
             Ok(message) => {
-                self.conn.respond(self.id, metadata, trailers, &message);
+                self.site.conn.respond(self.id, metadata, trailers, &message);
                 // Not before: a message that panics while it encodes is answered by our drop.
                 self.answered = true;
             }
@@ -69,11 +69,11 @@ impl Reply {
             Ok(response) => response.into_answer(),
             Err(status) => return self.end(Err(status)),
         };
-        self.conn.headers(self.id, metadata);
+        self.site.conn.headers(self.id, metadata);
         let mut stream = pin!(messages);
         let mut outbox = Outbox::new(self.limits.encode_bytes);
         let sent = poll_fn(|cx| {
-            outbox.poll_send(cx, &*self.conn, &cell, |cx| stream.as_mut().poll_next(cx))
+            outbox.poll_send(cx, &*self.site.conn, &cell, |cx| stream.as_mut().poll_next(cx))
         })
         .await;
         match sent {
@@ -85,7 +85,7 @@ impl Reply {
     }
 
     fn end(&mut self, end: Result<MetadataMap, Status>) {
-        self.conn.finish(self.id, end);
+        self.site.conn.finish(self.id, end);
         self.answered = true;
     }
 }

@@ -15,6 +15,12 @@ pub(super) struct Deadlines {
 }
 
 impl Deadlines {
+    /// Whether no slot has one.
+    #[inline]
+    pub(super) fn is_empty(&self) -> bool {
+        self.heap.is_empty()
+    }
+
     /// The earliest deadline.
     pub(super) fn earliest(&self) -> Option<Instant> {
         self.heap.first().map(|(at, _)| *at)

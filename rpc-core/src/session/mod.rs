@@ -23,6 +23,7 @@
 //! for the old stream arrives before the REQUEST that uses the slot again; a server ignores
 //! frames for slots that are free.
 
+mod bare;
 mod batch;
 mod compose;
 mod config;
@@ -41,6 +42,7 @@ mod tests;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+pub use bare::BareRequest;
 pub use batch::{Batch, Messages};
 pub use config::{Role, SessionConfig};
 pub use encode::Encode;
@@ -100,7 +102,7 @@ pub struct Session {
     frames_received: u64,
 
     /// Client: paths bound so far, their index is the number.
-    bound: Vec<Box<str>>,
+    bound: Vec<&'static str>,
     /// Server: the receive limit of each bound method.
     method_limits: Vec<Option<usize>>,
 
@@ -296,6 +298,7 @@ impl Session {
             .filter(|stream| stream.generation == id.generation && stream.state == State::Open)
     }
 
+    #[inline]
     fn begin(&mut self, slot: u32, max_message_bytes: usize) -> StreamId {
         let (send_limit, advertised) = (self.peer_window_bytes, self.config.window_bytes);
         let stream = &mut self.streams[slot as usize];
@@ -306,6 +309,7 @@ impl Session {
     }
 
     /// The stream is over on both sides: forget it and free its slot.
+    #[inline]
     fn close(&mut self, slot: u32) {
         self.forget_work(slot);
         let stream = &mut self.streams[slot as usize];
@@ -335,14 +339,22 @@ impl Session {
         self.queue_reset(slot, code);
     }
 
+    #[inline]
     fn forget_work(&mut self, slot: u32) {
-        self.deadlines.remove(slot);
+        if !self.deadlines.is_empty() {
+            self.deadlines.remove(slot);
+        }
         let stream = &mut self.streams[slot as usize];
         self.buffered_bytes -= stream.held();
         stream.consumed = stream.receive_position;
         stream.metadata_bytes = 0;
-        stream.partial = None;
-        stream.queue = None;
+        // Most have neither, and then there is nothing to drop.
+        if stream.partial.is_some() {
+            stream.partial = None;
+        }
+        if stream.queue.is_some() {
+            stream.queue = None;
+        }
         stream.window_queued = false;
     }
 

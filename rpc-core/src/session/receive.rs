@@ -18,7 +18,7 @@ use crate::wire::{
 };
 
 /// A deadline further away than this is none: `Instant` arithmetic must not overflow.
-const MAX_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 3600);
+pub(super) const MAX_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// A frame and, where the link gave it away, the buffer it lies in.
 #[derive(Debug, Clone, Copy)]

@@ -29,7 +29,7 @@ use crate::wire::{
 #[derive(Clone, Copy)]
 pub struct NewStream<'a> {
     /// The method's path, such as `/package.Service/Method`.
-    pub path: &'a str,
+    pub path: &'static str,
     /// Metadata for the server.
     pub metadata: &'a MetadataMap,
     /// The time the caller gives the call, and when that ends.
@@ -505,8 +505,11 @@ impl Session {
     }
 
     /// The number a path goes by on this connection, binding it first if need be.
-    fn bind(&mut self, path: &str) -> Option<u16> {
-        if let Some(method) = self.bound.iter().position(|known| **known == *path) {
+    fn bind(&mut self, path: &'static str) -> Option<u16> {
+        // A generated client names a method by the very same text every time.
+        let same = self.bound.iter().position(|known| std::ptr::eq(*known, path));
+        let equal = || self.bound.iter().position(|known| *known == path);
+        if let Some(method) = same.or_else(equal) {
             return Some(method as u16);
         }
         if self.bound.len() >= usize::from(MAX_METHODS) || path.len() > crate::wire::MAX_PATH_BYTES
@@ -514,7 +517,7 @@ impl Session {
             return None;
         }
         let method = self.bound.len() as u16;
-        self.bound.push(path.into());
+        self.bound.push(path);
         let header = Header::new(Kind::Method, 0).code(method);
         self.control.push_back(Control::Long(frame(header, &[path.as_bytes()])));
         Some(method)

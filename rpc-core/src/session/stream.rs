@@ -128,17 +128,26 @@ impl Stream {
     }
 
     /// Makes the slot a new stream's.
+    #[inline]
     pub(super) fn begin(&mut self, send_limit: u64, advertised: u64, max_message_bytes: usize) {
-        *self = Stream {
-            state: State::Open,
-            generation: self.generation,
-            // The list may still name the slot for its last tenant.
-            listed: self.listed,
-            send_limit,
-            advertised,
-            max_message_bytes,
-            ..Stream::default()
-        };
+        // Its last tenant's queue and pieces went with it. The list of streams to serve may still
+        // name the slot for that one: `listed` stays.
+        debug_assert!(self.queue.is_none() && self.partial.is_none());
+        self.state = State::Open;
+        self.send_position = 0;
+        self.send_limit = send_limit;
+        self.send_closed = false;
+        self.headers_over = false;
+        self.request_number = 0;
+        self.wants_writable = false;
+        self.receive_position = 0;
+        self.consumed = 0;
+        self.credited = 0;
+        self.metadata_bytes = 0;
+        self.advertised = advertised;
+        self.receive_closed = false;
+        self.window_queued = false;
+        self.max_message_bytes = max_message_bytes;
     }
 
     /// Bytes held for the reader.

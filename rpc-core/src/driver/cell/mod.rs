@@ -5,14 +5,15 @@
 //! finished calls are used again, so that a call need not allocate.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
 use bytes::Bytes;
+use spin::mutex::SpinMutexGuard;
 
-use super::body::{Around, Body};
+use super::body::{Around, Body, Short};
+use crate::brief::Brief;
 use crate::metadata::MetadataMap;
-use crate::session::{Messages, StreamId};
+use crate::session::{Messages, Payload, StreamId};
 use crate::status::Status;
 
 mod reader;
@@ -69,6 +70,9 @@ pub(crate) enum End {
 
 #[derive(Debug, Default)]
 pub(crate) struct CellState {
+    /// A whole answer without metadata, most calls' only message. Whoever reads anything but
+    /// answers finds it in the inbox ([`CellState::unpack`]).
+    answer: Short,
     inbox: VecDeque<Item>,
     headers: Option<MetadataMap>,
     end: End,
@@ -87,6 +91,16 @@ pub(crate) struct CellState {
 }
 
 impl CellState {
+    /// Puts a short answer where all other messages are.
+    #[inline]
+    fn unpack(&mut self) {
+        if let Some(answer) = self.answer.get() {
+            let body = Body::new(Payload::Borrowed(answer));
+            self.inbox.push_back(Item::Message { body, position: 0 });
+            self.answer.clear();
+        }
+    }
+
     /// Drops the first message that is still being pulled and all that follow it, which would be
     /// out of order without it. Whether there was one.
     fn cut_at_pull(&mut self) -> bool {
@@ -103,28 +117,36 @@ impl CellState {
 /// One call's mailbox.
 #[derive(Debug, Default)]
 pub(crate) struct Cell {
-    state: Mutex<CellState>,
+    state: Brief<CellState>,
 }
 
 impl Cell {
-    fn lock(&self) -> MutexGuard<'_, CellState> {
-        // No code that can panic runs under this lock; if it did, the state is still whole.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> SpinMutexGuard<'_, CellState> {
+        self.state.lock()
     }
 
     /// Makes a used cell new, keeping its memory; it is the stream's from now on.
-    pub(crate) fn renew(&mut self, id: StreamId) {
-        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
-        state.inbox.clear();
+    pub(super) fn renew(&mut self, id: StreamId, reader: Option<Waker>) {
+        let state = self.state.get_mut();
+        state.answer.clear();
+        if !state.inbox.is_empty() {
+            state.inbox.clear();
+        }
         state.headers = None;
         state.end = End::Open;
         state.id = Some(id);
         state.abandoned = false;
         state.discarding = false;
         state.write_blocked = false;
-        state.reader = None;
+        state.reader = reader;
         state.writer = None;
         state.canceller = None;
+    }
+
+    /// A new mailbox, of this stream.
+    pub(super) fn new(id: StreamId, reader: Option<Waker>) -> Cell {
+        let state = CellState { id: Some(id), reader, ..CellState::default() };
+        Cell { state: Brief::new(state) }
     }
 
     /// Whether little is lost by keeping this mailbox until another call needs one. What is in it
@@ -143,7 +165,7 @@ impl Cell {
 
     /// The mailbox of a call that has failed already.
     pub(crate) fn failed(status: Status) -> Cell {
-        Cell { state: Mutex::new(CellState { end: End::Failed(status), ..CellState::default() }) }
+        Cell { state: Brief::new(CellState { end: End::Failed(status), ..CellState::default() }) }
     }
 
     // ---- the connection's side ----
@@ -244,6 +266,18 @@ impl Cell {
         wake(state, true, true);
     }
 
+    /// A whole unary response that is nothing but a message of at most
+    /// [`INLINE_BYTES`](super::body::INLINE_BYTES). Whether to keep the mailbox.
+    #[inline]
+    pub(super) fn put_answer(&self, message: &[u8]) -> bool {
+        let mut state = self.lock();
+        state.answer.set(message);
+        state.end = End::Ok(MetadataMap::new());
+        let keep = state.inbox.is_empty() && state.inbox.capacity() <= SPARE_ITEMS;
+        wake(state, true, true);
+        keep
+    }
+
     /// A whole unary response, under one lock. Gives what [`Cell::is_worth_keeping`] would.
     pub(crate) fn put_response(
         &self,
@@ -288,7 +322,8 @@ impl Cell {
 }
 
 /// Wakes after the lock is gone: what a waker runs is not ours.
-fn wake(mut state: MutexGuard<'_, CellState>, reader: bool, writer: bool) {
+#[inline]
+fn wake(mut state: SpinMutexGuard<'_, CellState>, reader: bool, writer: bool) {
     let reader = if reader { state.reader.take() } else { None };
     let writer = if writer { state.writer.take() } else { None };
     let over = state.abandoned || !matches!(state.end, End::Open);

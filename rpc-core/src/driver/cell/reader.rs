@@ -51,6 +51,7 @@ impl Cell {
         let mut state = self.lock();
         state.abandoned = true;
         state.discarding = true;
+        state.answer.clear();
         state.inbox.clear();
         state.reader = None;
         let id = state.id;
@@ -63,6 +64,7 @@ impl Cell {
     pub(crate) fn discard(&self) -> Option<u64> {
         let mut state = self.lock();
         state.discarding = true;
+        state.answer.clear();
         let last = state.inbox.iter().map(Item::position).max();
         state.inbox.clear();
         last
@@ -92,7 +94,8 @@ impl Cell {
     /// Client: whether a look into the mailbox finds something new.
     pub(crate) fn has_news(&self) -> bool {
         let state = self.lock();
-        matches!(state.inbox.front(), Some(Item::Message { .. } | Item::Several(_)))
+        state.answer.is_some()
+            || matches!(state.inbox.front(), Some(Item::Message { .. } | Item::Several(_)))
             || state.headers.is_some()
             || !matches!(state.end, End::Open)
     }
@@ -151,6 +154,7 @@ impl Cell {
     /// none will come.
     fn poll_fetch<T>(&self, cx: &mut Context<'_>, fetched: &mut Fetched) -> Poll<Option<Next<T>>> {
         let mut state = self.lock();
+        state.unpack();
         match state.inbox.front() {
             Some(Item::Message { .. } | Item::Several(_)) => {
                 match state.first_pull() {
@@ -174,6 +178,7 @@ impl Cell {
     /// end of the call). A call that failed before gives its status.
     pub(crate) fn poll_headers(&self, cx: &mut Context<'_>) -> Poll<Result<MetadataMap, Status>> {
         let mut state = self.lock();
+        state.unpack();
         if let Some(headers) = state.headers.take() {
             return Poll::Ready(Ok(headers));
         }
@@ -188,14 +193,23 @@ impl Cell {
         Poll::Pending
     }
 
-    /// Client: a unary answer, whole. The message is decoded where it lies: nobody else wants the
-    /// mailbox of a call that has ended.
+    /// Client: a unary answer, whole.
+    #[inline]
     pub(crate) fn poll_answer<T>(
         &self,
         cx: &mut Context<'_>,
         decode: impl FnOnce(View<'_>) -> Result<T, Status>,
     ) -> Poll<Result<Answer<T>, Status>> {
         let mut state = self.lock();
+        if state.answer.is_some() && state.inbox.is_empty() && state.headers.is_none() {
+            let answer = state.answer;
+            state.answer.clear();
+            drop(state);
+            let (headers, trailers) = (MetadataMap::new(), MetadataMap::new());
+            let message = decode(View::Short(answer.get().unwrap_or_default()));
+            return Poll::Ready(message.map(|message| Answer { headers, message, trailers }));
+        }
+        state.unpack();
         let CellState { inbox, end, headers, reader, .. } = &mut *state;
         let pulling = inbox.iter().any(|item| matches!(item, Item::Pulling { .. }));
         let trailers = match end {
@@ -206,15 +220,16 @@ impl Cell {
                 return Poll::Pending;
             }
         };
-        let (Some(Item::Message { body, .. }), 1) = (inbox.front(), inbox.len()) else {
+        let headers = headers.take().unwrap_or_default();
+        let (Some(Item::Message { body, .. }), None) = (inbox.pop_front(), inbox.front()) else {
             return Poll::Ready(Err(Status::new(
                 Code::Internal,
                 "the server answered a call that has one response message with none or several",
             )));
         };
+        // A user's code, perhaps: not under the lock.
+        drop(state);
         let message = decode(body.view());
-        inbox.clear();
-        let headers = headers.take().unwrap_or_default();
         Poll::Ready(message.map(|message| Answer { headers, message, trailers }))
     }
 
