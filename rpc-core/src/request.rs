@@ -49,6 +49,7 @@ const _: () = assert!(size_of::<Request<()>>() <= 72);
 
 impl<T> Request<T> {
     /// A request with this message and nothing else; allocates nothing.
+    #[inline]
     pub fn new(message: T) -> Request<T> {
         Request {
             metadata: MetadataMap::new(),
@@ -171,6 +172,7 @@ impl<T> Request<T> {
 
     /// Notes what the server knows about a request that arrived: the time the client left, when
     /// that ends, and where the request came from.
+    #[inline]
     pub(crate) fn set_arrival(
         &mut self,
         timeout: Option<Duration>,
@@ -181,6 +183,7 @@ impl<T> Request<T> {
     }
 
     /// Puts in the metadata that arrived.
+    #[inline]
     pub(crate) fn with_metadata(mut self, metadata: MetadataMap) -> Request<T> {
         self.metadata = metadata;
         self

@@ -163,14 +163,16 @@ impl Header {
     }
 
     /// The sixteen bytes.
+    #[inline]
     pub fn to_bytes(self) -> [u8; HEADER_BYTES] {
+        // Two words, so that it is two stores.
+        let first = u64::from(self.kind)
+            | u64::from(self.flags) << 8
+            | u64::from(self.code) << 16
+            | u64::from(self.stream) << 32;
         let mut bytes = [0; HEADER_BYTES];
-        bytes[0] = self.kind;
-        bytes[1] = self.flags;
-        bytes[2..4].copy_from_slice(&self.code.to_le_bytes());
-        bytes[4..8].copy_from_slice(&self.stream.to_le_bytes());
-        bytes[8..12].copy_from_slice(&self.a.to_le_bytes());
-        bytes[12..16].copy_from_slice(&self.b.to_le_bytes());
+        bytes[..8].copy_from_slice(&first.to_le_bytes());
+        bytes[8..].copy_from_slice(&self.wide_number().to_le_bytes());
         bytes
     }
 

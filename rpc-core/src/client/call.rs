@@ -1,11 +1,13 @@
 //! One call on one connection, and how its answer is awaited.
 
 use std::future::{Future, poll_fn};
+use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
 use prost::Message;
+use tokio::time::Sleep;
 
 use super::connection::ClientConnection;
 use crate::codec::decode;
@@ -57,7 +59,9 @@ pub(super) struct Call {
     connection: ClientConnection,
     cell: Arc<Cell>,
     watch: Watch,
-    deadline: Deadline,
+    /// A call that still waits for a stream keeps its own deadline; the session keeps those of
+    /// open streams.
+    alarm: Option<Pin<Box<Sleep>>>,
     over: bool,
 }
 
@@ -80,7 +84,13 @@ impl Call {
                 .unwrap_or_else(|| conn.max_message_bytes()),
         };
         let Begun { cell, watch } = conn.open(&request, waker);
-        Call { connection, cell, watch, deadline: opening.deadline, over: false }
+        let alarm = match opening.deadline.at() {
+            Some(at) if watch == Watch::Nobody && cell.id().is_none() => {
+                Some(Box::pin(tokio::time::sleep_until(at.into())))
+            }
+            _ => None,
+        };
+        Call { connection, cell, watch, alarm, over: false }
     }
 
     pub(super) fn conn(&self) -> &Arc<dyn Conn> {
@@ -91,27 +101,27 @@ impl Call {
         &self.cell
     }
 
-    /// The whole answer of a call with one response message. Meanwhile `beside` is polled; an
-    /// error of it ends the call.
-    pub(super) async fn response<M: Message + Default>(
+    /// The whole answer of a call with one response message.
+    #[inline]
+    pub(super) fn poll_response<M: Message + Default>(
         &mut self,
+        cx: &mut Context<'_>,
         path: &'static str,
-        beside: impl FnMut(&mut Context<'_>) -> Poll<Result<(), Status>>,
-    ) -> Result<Response<M>, Status> {
+    ) -> Poll<Result<Response<M>, Status>> {
         let decode = |body: View<'_>| decode(body, "response", path);
-        match self.wait(beside, |cell, cx| cell.poll_answer(cx, decode)).await {
+        match ready!(self.poll_wait(cx, |cell, cx| cell.poll_answer(cx, decode))) {
             Ok(answer) => {
                 self.over = true;
                 let mut response = response(answer.headers, answer.message);
                 if !answer.trailers.is_empty() {
                     *response.trailers_mut() = answer.trailers;
                 }
-                Ok(response)
+                Poll::Ready(Ok(response))
             }
             Err(status) => {
                 // A failure found on this side leaves the stream open.
                 self.over = self.cell.has_ended();
-                Err(status)
+                Poll::Ready(Err(status))
             }
         }
     }
@@ -121,57 +131,45 @@ impl Call {
         mut self,
         path: &'static str,
     ) -> Result<(MetadataMap, Streaming<T>), Status> {
-        let headers = self.wait(|_| Poll::Pending, |cell, cx| cell.poll_headers(cx)).await?;
+        let headers = poll_fn(|cx| self.poll_wait(cx, Cell::poll_headers)).await?;
         self.over = true;
         let (conn, cell) = (Arc::clone(self.conn()), Arc::clone(&self.cell));
         Ok((headers, Streaming::new(conn, cell, path, Side::Client)))
     }
 
-    async fn wait<T>(
-        &self,
-        mut beside: impl FnMut(&mut Context<'_>) -> Poll<Result<(), Status>>,
+    /// Waits for what `poll` finds in the mailbox: in place for a while, where that is the way, and
+    /// no longer than until the deadline.
+    #[inline]
+    fn poll_wait<T>(
+        &mut self,
+        cx: &mut Context<'_>,
         mut poll: impl FnMut(&Cell, &mut Context<'_>) -> Poll<Result<T, Status>>,
-    ) -> Result<T, Status> {
-        // The session keeps the deadlines of open streams; a call still waiting for a stream
-        // keeps its own.
-        let mut alarm = match self.deadline.at() {
-            Some(at) if self.watch == Watch::Nobody && self.cell.id().is_none() => {
-                Some(Box::pin(tokio::time::sleep_until(at.into())))
+    ) -> Poll<Result<T, Status>> {
+        // Right after the call was opened nothing can have come.
+        let first = std::mem::replace(&mut self.watch, Watch::Nobody);
+        if first == Watch::Waker {
+            return Poll::Pending;
+        }
+        if first == Watch::Nobody
+            && let Poll::Ready(result) = poll(&self.cell, cx)
+        {
+            return Poll::Ready(result);
+        }
+        let helped = self.conn().help(&self.cell);
+        if (helped || first == Watch::Caller)
+            && let Poll::Ready(result) = poll(&self.cell, cx)
+        {
+            return Poll::Ready(result);
+        }
+        if let Some(sleep) = &mut self.alarm
+            && sleep.as_mut().poll(cx).is_ready()
+        {
+            self.alarm = None;
+            if self.cell.id().is_none() {
+                return Poll::Ready(Err(expired("waiting for a free stream")));
             }
-            _ => None,
-        };
-        let mut watch = self.watch;
-        poll_fn(|cx| {
-            if let Poll::Ready(Err(status)) = beside(cx) {
-                return Poll::Ready(Err(status));
-            }
-            // Only right after the call was opened; nothing can have come before.
-            let first = std::mem::replace(&mut watch, Watch::Nobody);
-            if first == Watch::Waker {
-                return Poll::Pending;
-            }
-            if first == Watch::Nobody
-                && let Poll::Ready(result) = poll(&self.cell, cx)
-            {
-                return Poll::Ready(result);
-            }
-            let helped = self.conn().help(&self.cell);
-            if (helped || first == Watch::Caller)
-                && let Poll::Ready(result) = poll(&self.cell, cx)
-            {
-                return Poll::Ready(result);
-            }
-            if let Some(sleep) = &mut alarm
-                && sleep.as_mut().poll(cx).is_ready()
-            {
-                alarm = None;
-                if self.cell.id().is_none() {
-                    return Poll::Ready(Err(expired("waiting for a free stream")));
-                }
-            }
-            Poll::Pending
-        })
-        .await
+        }
+        Poll::Pending
     }
 }
 

@@ -144,6 +144,7 @@ impl Channel {
     }
 
     /// The present connection, if it takes new calls.
+    #[inline]
     pub(super) fn current(&self) -> Option<ClientConnection> {
         let current = self.shared.current.lock();
         current.as_ref().filter(|connection| !connection.is_closed()).cloned()

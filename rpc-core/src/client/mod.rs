@@ -5,7 +5,9 @@ mod channel;
 mod connection;
 mod pump;
 mod stub;
+mod unary;
 
 pub use channel::{Channel, ConnectError, Connector, ReconnectPolicy};
 pub use connection::{ClientConnection, connect_link};
 pub use stub::Client;
+pub use unary::Unary;

@@ -12,6 +12,7 @@ use super::call::{Call, Deadline, Opening, expired, may_retry, response};
 use super::channel::Channel;
 use super::connection::ClientConnection;
 use super::pump::pump;
+use super::unary::Unary;
 use crate::codec::ProstMessage;
 use crate::driver::Conn;
 use crate::driver::cell::{Cell, End};
@@ -25,7 +26,7 @@ use crate::streaming::Streaming;
 
 /// How often a call that was never sent is tried on a new connection before its failure is the
 /// caller's.
-const ATTEMPTS: usize = 3;
+pub(super) const ATTEMPTS: usize = 3;
 
 /// A channel and the limits of one client: what a generated client holds.
 ///
@@ -62,6 +63,10 @@ impl Client {
         self
     }
 
+    pub(super) fn limits(&self) -> MessageLimits {
+        self.limits
+    }
+
     /// The channel.
     pub fn channel(&self) -> &Channel {
         &self.channel
@@ -71,32 +76,17 @@ impl Client {
     ///
     /// # Errors
     /// See [`Client`].
-    pub async fn unary<Req, Res>(
-        &self,
+    #[inline]
+    pub fn unary<'a, Req, Res>(
+        &'a self,
         method: &'static MethodDescriptor,
         request: Request<Req>,
-    ) -> Result<Response<Res>, Status>
+    ) -> Unary<'a, Req, Res>
     where
         Req: Message,
         Res: Message + Default,
     {
-        let deadline = Deadline::of(&request);
-        let message = ProstMessage::new(request.get_ref(), self.limits.encode_bytes)?;
-        let opening = self.opening(method, request.metadata(), deadline, Some(&message));
-        for attempt in 1.. {
-            let mut connection = Some(self.connection(deadline).await?);
-            // Ready at once: it only lends the waker of whoever polls the next future too.
-            let mut call = poll_fn(|cx| match connection.take() {
-                Some(connection) => Poll::Ready(Call::open(connection, &opening, Some(cx.waker()))),
-                None => Poll::Pending,
-            })
-            .await;
-            match call.response(method.path, |_| Poll::Pending).await {
-                Err(status) if attempt < ATTEMPTS && may_retry(&status) => {}
-                result => return result,
-            }
-        }
-        unreachable!("the last attempt returns")
+        Unary::new(self, method, request)
     }
 
     /// One message to the server, many back.
@@ -145,13 +135,12 @@ impl Client {
         let (conn, cell) = (Arc::clone(call.conn()), Arc::clone(call.cell()));
         let mut sending = pin!(pump(conn, cell, request.into_inner(), self.limits.encode_bytes));
         let mut sent = false;
-        call.response(method.path, |cx| {
-            if sent {
-                return Poll::Pending;
+        poll_fn(|cx| {
+            if !sent && let Poll::Ready(result) = sending.as_mut().poll(cx) {
+                sent = true;
+                result?;
             }
-            let poll = sending.as_mut().poll(cx);
-            sent = poll.is_ready();
-            poll
+            call.poll_response(cx, method.path)
         })
         .await
     }
@@ -219,9 +208,14 @@ impl Client {
     }
 
     async fn connection(&self, deadline: Deadline) -> Result<ClientConnection, Status> {
-        if let Some(connection) = self.channel.current() {
-            return Ok(connection);
+        match self.channel.current() {
+            Some(connection) => Ok(connection),
+            None => self.connect(deadline).await,
         }
+    }
+
+    /// A connection that has to be made first, or is over and has to be made again.
+    pub(super) async fn connect(&self, deadline: Deadline) -> Result<ClientConnection, Status> {
         match deadline.at() {
             None => self.channel.connection().await,
             Some(at) => tokio::time::timeout_at(at.into(), self.channel.connection())

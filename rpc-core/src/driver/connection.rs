@@ -12,7 +12,7 @@ use super::cell::Cell;
 use super::job::{Job, OwnedOpen};
 use super::owner::{Failure, Owner};
 use super::task::{Progress, now};
-use crate::link::{Link, LinkInfo};
+use crate::link::{Link, LinkError, LinkInfo};
 use crate::metadata::MetadataMap;
 use crate::patience::Patience;
 use crate::poll_set::Crowd;
@@ -74,14 +74,8 @@ pub(crate) trait Conn: Send + Sync + 'static {
     /// Server: initial metadata.
     fn headers(&self, id: StreamId, metadata: MetadataMap);
 
-    /// Server: a whole unary answer.
-    fn respond(
-        &self,
-        id: StreamId,
-        metadata: MetadataMap,
-        trailers: MetadataMap,
-        message: &dyn Encode,
-    );
+    /// Server: a whole unary answer, with its metadata and its trailers.
+    fn respond(&self, id: StreamId, blocks: (MetadataMap, MetadataMap), message: &dyn Encode);
 
     /// Server: the end of the call.
     fn finish(&self, id: StreamId, end: Result<MetadataMap, Status>);
@@ -291,19 +285,21 @@ impl<L: Link> Connection<L> {
                 || (owner.sleeper.is_none() && owner.session.open_streams() > 1))
     }
 
-    /// Does `act` now, or leaves `job` for the present owner.
-    fn act_or_leave(
+    /// Does `act` now, or leaves `job` for the present owner; `what` is for the one that runs.
+    #[inline]
+    fn act_or_leave<T>(
         &self,
         hold: bool,
         message_bytes: usize,
-        act: impl FnOnce(&mut Owner<L>) -> Result<(), crate::link::LinkError>,
-        job: impl FnOnce() -> Job,
+        mut what: T,
+        act: impl FnOnce(&mut Owner<L>, &mut T) -> Result<(), LinkError>,
+        job: impl FnOnce(T) -> Job,
     ) {
         let _rescue = Rescue(self);
-        let Some(mut owner) = self.try_lock() else { return self.leave(job()) };
+        let Some(mut owner) = self.try_lock() else { return self.leave(job(what)) };
         self.run_jobs(&mut owner);
         if owner.dead.is_none() {
-            if let Err(error) = act(&mut owner) {
+            if let Err(error) = act(&mut owner, &mut what) {
                 owner.fail(Failure::Link(error));
             }
             if !self.may_wait(&mut owner, hold, message_bytes) {
@@ -311,7 +307,7 @@ impl<L: Link> Connection<L> {
             }
         } else {
             // It can have died of the jobs just now, and what was asked for still has to end.
-            owner.run_job(job());
+            owner.run_job(job(what));
         }
         self.let_go(owner);
     }
@@ -398,8 +394,9 @@ impl<L: Link> Conn for Connection<L> {
         self.act_or_leave(
             hold,
             message.encoded_len(),
-            |owner| owner.send(id, cell, message, end).map(|sent| writable = sent),
-            || {
+            (),
+            |owner, ()| owner.send(id, cell, message, end).map(|sent| writable = sent),
+            |()| {
                 cell.block_writer();
                 Job::Send { id, cell: Arc::clone(cell), message: message.to_parts(), end }
             },
@@ -412,8 +409,9 @@ impl<L: Link> Conn for Connection<L> {
         self.act_or_leave(
             true,
             batch.len_bytes(),
-            |owner| owner.send_batch(id, cell, batch).map(|sent| writable = sent),
-            || {
+            (),
+            |owner, ()| owner.send_batch(id, cell, batch).map(|sent| writable = sent),
+            |()| {
                 cell.block_writer();
                 Job::SendBatch { id, cell: Arc::clone(cell), batch: batch.clone() }
             },
@@ -422,75 +420,51 @@ impl<L: Link> Conn for Connection<L> {
     }
 
     fn end_messages(&self, id: StreamId) {
-        self.act_or_leave(false, 0, |owner| owner.end_messages(id), || Job::EndMessages { id });
+        let act = |owner: &mut Owner<L>, (): &mut ()| owner.end_messages(id);
+        self.act_or_leave(false, 0, (), act, |()| Job::EndMessages { id });
     }
 
     fn headers(&self, id: StreamId, metadata: MetadataMap) {
-        // Both ways need the map; only one of them runs.
-        let metadata = std::cell::RefCell::new(metadata);
-        self.act_or_leave(
-            false,
-            0,
-            |owner| owner.headers(id, &metadata.borrow()),
-            || Job::Headers { id, metadata: metadata.take() },
-        );
+        let act = |owner: &mut Owner<L>, metadata: &mut MetadataMap| owner.headers(id, metadata);
+        self.act_or_leave(false, 0, metadata, act, |metadata| Job::Headers { id, metadata });
     }
 
-    fn respond(
-        &self,
-        id: StreamId,
-        metadata: MetadataMap,
-        trailers: MetadataMap,
-        message: &dyn Encode,
-    ) {
-        let blocks = std::cell::RefCell::new((metadata, trailers));
+    fn respond(&self, id: StreamId, blocks: (MetadataMap, MetadataMap), message: &dyn Encode) {
         self.act_or_leave(
             false,
             message.encoded_len(),
-            |owner| {
-                let blocks = blocks.borrow();
-                owner.respond(id, &blocks.0, &blocks.1, message)
-            },
-            || {
-                let (metadata, trailers) = blocks.take();
-                Job::Respond { id, metadata, trailers, message: message.to_parts() }
+            blocks,
+            |owner, (metadata, trailers)| owner.respond(id, metadata, trailers, message),
+            |(metadata, trailers)| Job::Respond {
+                id,
+                metadata,
+                trailers,
+                message: message.to_parts(),
             },
         );
     }
 
     fn finish(&self, id: StreamId, end: Result<MetadataMap, Status>) {
-        let end = std::cell::Cell::new(Some(end));
-        let take = || end.take().unwrap_or(Ok(MetadataMap::new()));
-        self.act_or_leave(
-            false,
-            0,
-            |owner| owner.finish(id, take()),
-            || Job::Finish { id, status: take() },
-        );
+        let act = |owner: &mut Owner<L>, end: &mut Result<_, _>| {
+            owner.finish(id, std::mem::replace(end, Ok(MetadataMap::new())))
+        };
+        self.act_or_leave(false, 0, end, act, |status| Job::Finish { id, status });
     }
 
     fn consumed(&self, id: StreamId, position: u64) {
-        self.act_or_leave(
-            false,
-            0,
-            |owner| {
-                owner.session.consumed(id, position);
-                Ok(())
-            },
-            || Job::Consumed { id, position },
-        );
+        let act = |owner: &mut Owner<L>, (): &mut ()| {
+            owner.session.consumed(id, position);
+            Ok(())
+        };
+        self.act_or_leave(false, 0, (), act, |()| Job::Consumed { id, position });
     }
 
     fn cancel(&self, cell: &Arc<Cell>, code: u16) {
-        self.act_or_leave(
-            false,
-            0,
-            |owner| {
-                owner.cancel(cell, code);
-                Ok(())
-            },
-            || Job::Cancel { cell: Arc::clone(cell), code },
-        );
+        let act = |owner: &mut Owner<L>, (): &mut ()| {
+            owner.cancel(cell, code);
+            Ok(())
+        };
+        self.act_or_leave(false, 0, (), act, |()| Job::Cancel { cell: Arc::clone(cell), code });
     }
 
     fn flush(&self) {

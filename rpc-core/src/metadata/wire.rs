@@ -30,14 +30,19 @@ const ENTRY_HEAD_BYTES: usize = 6;
 impl MetadataMap {
     /// How many bytes the map has when encoded; 0 if nothing in it travels. Counts beyond the
     /// limits too.
+    #[inline]
     pub fn encoded_len(&self) -> usize {
-        let (_, bytes) = self.travelling_size();
-        bytes
+        // Most calls have none.
+        if self.is_empty() { 0 } else { self.travelling_size().1 }
     }
 
     /// Like [`MetadataMap::encoded_len`], for a map within the limits: at most
     /// [`MAX_METADATA_ENTRIES`] entries and [`MAX_METADATA_BYTES`] bytes.
+    #[inline]
     pub fn checked_encoded_len(&self) -> Result<usize, MetadataTooLarge> {
+        if self.is_empty() {
+            return Ok(0);
+        }
         match self.travelling_size() {
             (entries, bytes) if entries > MAX_METADATA_ENTRIES || bytes > MAX_METADATA_BYTES => {
                 Err(MetadataTooLarge { entries, bytes })

@@ -60,6 +60,7 @@ impl<'a> IncomingCall<'a> {
     }
 
     /// One message in, one out.
+    #[inline]
     pub fn unary<Req, Res, F, Fut>(self, method: F) -> Handler
     where
         Req: Message + Default + 'static,
@@ -158,6 +159,7 @@ impl<'a> IncomingCall<'a> {
         Handler::new(slot, None, std::future::ready(()))
     }
 
+    #[inline]
     fn split(self) -> Parts<'a> {
         let IncomingCall { site, arrival, short, limits, slot } = self;
         let Arrival { id, request, deadline, metadata, .. } = arrival;
@@ -217,6 +219,7 @@ impl Context {
         Streaming::new(Arc::clone(conn), cell, Arc::clone(path), Side::Server)
     }
 
+    #[inline]
     fn request<T>(self, message: T) -> Request<T> {
         let mut request = Request::new(message).with_metadata(self.metadata);
         let timeout = self.deadline.map(|deadline| deadline.saturating_duration_since(now()));

@@ -23,6 +23,7 @@ pub struct Handler {
 }
 
 impl Handler {
+    #[inline]
     pub(super) fn new(
         slot: Option<HandlerSlot>,
         cell: Option<Arc<Cell>>,

@@ -52,7 +52,7 @@ impl Reply {
         };
         match ProstMessage::new(&message, self.limits.encode_bytes) {
             Ok(message) => {
-                self.site.conn.respond(self.id, metadata, trailers, &message);
+                self.site.conn.respond(self.id, (metadata, trailers), &message);
                 // Not before: a message that panics while it encodes is answered by our drop.
                 self.answered = true;
             }

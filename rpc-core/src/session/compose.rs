@@ -5,10 +5,12 @@ use super::{NewStream, RESOURCE_EXHAUSTED};
 use crate::metadata::MetadataMap;
 use crate::wire::{HEADER_BYTES, Header, Kind, flag};
 
+#[inline]
 pub(super) fn request_extra_len(request: &NewStream<'_>) -> usize {
     request.metadata.encoded_len() + if request.timeout.is_some() { 8 } else { 0 }
 }
 
+#[inline]
 pub(super) fn write_request_head(
     into: &mut [u8],
     slot: u32,
@@ -17,6 +19,7 @@ pub(super) fn write_request_head(
     has_message: bool,
     message_len: usize,
 ) {
+    let metadata_len = request.metadata.encoded_len();
     let mut flags = 0;
     if request.end {
         flags |= flag::END;
@@ -27,7 +30,6 @@ pub(super) fn write_request_head(
     if request.timeout.is_some() {
         flags |= flag::TIMEOUT;
     }
-    let metadata_len = request.metadata.encoded_len();
     let header = Header::new(Kind::Request, slot + 1)
         .flags(flags)
         .code(method)
@@ -43,6 +45,7 @@ pub(super) fn write_request_head(
 }
 
 /// The head of a RESPONSE: `into` is as long as it is.
+#[inline]
 pub(super) fn write_response_head(
     into: &mut [u8],
     slot: u32,
@@ -61,10 +64,12 @@ pub(super) fn write_response_head(
 }
 
 /// The length of a metadata block in bytes, if the map may be sent at all.
+#[inline]
 pub(super) fn block_len(metadata: &MetadataMap) -> Option<usize> {
     metadata.checked_encoded_len().ok()
 }
 
+#[inline]
 pub(super) fn write_block(metadata: &MetadataMap, into: &mut [u8]) {
     if !into.is_empty() {
         metadata.encode(into);

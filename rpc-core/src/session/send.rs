@@ -99,10 +99,13 @@ impl Session {
             return Ok(Opened::NoSlot);
         }
         let Some(method) = self.bind(request.path) else { return Ok(Opened::BadPath) };
-        self.transmit_control(sink)?;
+        if !self.control.is_empty() {
+            self.transmit_control(sink)?;
+        }
+        let message_len = request.message.map_or(0, |message| message.encoded_len());
         let slot = self.free.last().copied().unwrap_or(self.streams.len() as u32);
         // A message's own code may panic: nothing has changed before it is encoded.
-        let sent = self.send_request(sink, slot, method, request)?;
+        let sent = self.send_request(sink, slot, method, request, message_len)?;
         let unsent = match request.message {
             Some(message) if !sent => Some(message.to_parts()),
             _ => None,
@@ -120,8 +123,8 @@ impl Session {
             let stream = &mut self.streams[slot as usize];
             stream.request_number = number;
             stream.send_closed = request.end;
-            if let Some(message) = request.message {
-                stream.send_position += message.encoded_len() as u64 + MESSAGE_OVERHEAD_BYTES;
+            if request.message.is_some() {
+                stream.send_position = message_len as u64 + MESSAGE_OVERHEAD_BYTES;
             }
         } else {
             self.queue_request(slot, method, request, unsent);
@@ -131,18 +134,16 @@ impl Session {
     }
 
     /// The straight way: one frame with everything. `false`: it does not fit or there is no room.
+    #[inline]
     fn send_request<S: FrameSink>(
         &self,
         sink: &mut S,
         slot: u32,
         method: u16,
         request: &NewStream<'_>,
+        message_len: usize,
     ) -> Result<bool, LinkError> {
-        if !self.may_go_straight() {
-            return Ok(false);
-        }
-        let message_len = request.message.map_or(0, |message| message.encoded_len());
-        if self.is_bulk(message_len) {
+        if !self.may_go_straight() || self.is_bulk(message_len) {
             return Ok(false);
         }
         let head_len = HEADER_BYTES + request_extra_len(request);
@@ -314,6 +315,7 @@ impl Session {
     }
 
     /// The message with a part that the link can send from where it lies, if both are so.
+    #[inline]
     pub(super) fn lent(&self, message: &dyn Encode, len: usize) -> Option<Parts> {
         let at_least = self.link.lend_threshold_bytes?;
         if len < at_least { None } else { message.lend(at_least) }
@@ -505,6 +507,7 @@ impl Session {
     }
 
     /// The number a path goes by on this connection, binding it first if need be.
+    #[inline]
     fn bind(&mut self, path: &'static str) -> Option<u16> {
         // A generated client names a method by the very same text every time.
         let same = self.bound.iter().position(|known| std::ptr::eq(*known, path));

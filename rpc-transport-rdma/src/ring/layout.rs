@@ -46,12 +46,17 @@ pub(super) fn read_header(bytes: &[u8]) -> Position {
     Position { bytes: word(0), bursts: word(8) }
 }
 
-/// Writes a frame's length before it and zeroes the padding behind it. `slot` is the frame's
-/// whole slot.
-pub(super) fn finish_frame(slot: &mut [u8], len: usize) {
-    let prefix = FRAME_PREFIX_BYTES as usize;
-    slot[..prefix].copy_from_slice(&(len as u32).to_le_bytes());
-    slot[prefix + len..].fill(0);
+/// Writes a frame's length and zeroes the padding; then the frame is to be filled. `slot` is the
+/// frame's whole slot.
+#[inline]
+pub(super) fn begin_frame(slot: &mut [u8], len: usize) {
+    // The padding is within the last word, and what else is in it is written next.
+    if let Some(last) = slot.last_chunk_mut::<{ ALIGN_BYTES as usize }>() {
+        *last = [0; ALIGN_BYTES as usize];
+    }
+    if let Some(prefix) = slot.first_chunk_mut::<{ FRAME_PREFIX_BYTES as usize }>() {
+        *prefix = (len as u32).to_le_bytes();
+    }
 }
 
 /// Where a frame lies in a burst, and where the next one begins.
@@ -104,8 +109,8 @@ mod tests {
         let mut burst = vec![0xEE; BURST_HEADER_BYTES as usize];
         for frame in frames {
             let mut slot = vec![0xEE; frame_slot_bytes(frame.len()) as usize];
+            begin_frame(&mut slot, frame.len());
             slot[4..4 + frame.len()].copy_from_slice(frame);
-            finish_frame(&mut slot, frame.len());
             burst.extend_from_slice(&slot);
         }
         burst

@@ -16,7 +16,7 @@ use super::bulk_pull::{Finished, Pulls};
 use super::bulk_send::{BulkSendPool, Described};
 use super::credits::{Arrived, ReceiveCredits, SendCredits};
 use super::error::verb_failed;
-use super::layout::finish_frame;
+use super::layout::{FRAME_PREFIX_BYTES, begin_frame};
 use super::pull_pool::PullPool;
 use super::send_queue::SendQueue;
 use super::staging::Staging;
@@ -248,21 +248,28 @@ impl<Q: QueuePair> FrameSink for RingLink<Q> {
         if self.send_is_over() {
             return Ok(None);
         }
-        let mut place = self.sender.staging.reserve(len, self.sender.fill_limit());
+        let mut place = self.sender.staging.join(len);
+        if place.is_none() {
+            place = self.sender.staging.reserve(len, self.sender.fill_limit());
+        }
         if place.is_none() {
             self.progress()?;
             self.look_at_cell()?;
             place = self.sender.staging.reserve(len, self.sender.fill_limit());
         }
-        self.sender.want_room = if place.is_none() { Some(len) } else { None };
-        Ok(place.map(|at| &mut self.sender.region.bytes_mut()[at..at + len]))
+        let Some(slot) = place else {
+            self.sender.want_room = Some(len);
+            return Ok(None);
+        };
+        self.sender.want_room = None;
+        let bytes = &mut self.sender.region.bytes_mut()[slot.offset..][..slot.slot_bytes];
+        begin_frame(bytes, len);
+        Ok(Some(&mut bytes[FRAME_PREFIX_BYTES as usize..][..len]))
     }
 
+    #[inline]
     fn commit(&mut self) {
-        if let Some(slot) = self.sender.staging.commit() {
-            let bytes = &mut self.sender.region.bytes_mut()[slot.offset..][..slot.slot_bytes];
-            finish_frame(bytes, slot.frame_bytes);
-        }
+        self.sender.staging.commit();
     }
 
     fn bulk_reserve(&mut self, len: usize) -> Result<Option<&mut [u8]>, LinkError> {
@@ -331,6 +338,30 @@ impl<Q: QueuePair> RingLink<Q> {
         self.starved = true;
     }
 
+    /// What comes when the last burst's frames have been given out: another burst, a message that
+    /// was pulled, or the end.
+    fn receive_more(&mut self) -> Result<Option<Received<'_>>, LinkError> {
+        // What came since the first look is as well seen at the next.
+        let look_again = !self.receiver.drained || self.queue_pair.may_have_completions();
+        if !self.has_received() && look_again {
+            self.progress()?;
+        }
+        if let Some(finished) = self.receiver.finished.pop_front() {
+            let Finished { ticket, message } = finished;
+            return Ok(Some(Received::Pulled { ticket, message }));
+        }
+        if self.receiver.cursor >= self.receiver.scratch_bytes && !self.copy_out_burst()? {
+            self.receiver.drained = false;
+            return match self.end_of_stream() {
+                None => Ok(None),
+                Some(error) => Err(self.end(error)),
+            };
+        }
+        let frame = self.next_frame();
+        let frame = self.ending(frame)?;
+        Ok(Some(Received::Frame(&self.receiver.scratch[frame])))
+    }
+
     fn check_described(
         &self,
         descriptor: &BulkDescriptor,
@@ -379,29 +410,17 @@ impl<Q: QueuePair> Link for RingLink<Q> {
         FLUSH_FRAMES
     }
 
+    #[inline]
     fn receive(&mut self) -> Result<Option<Received<'_>>, LinkError> {
         self.check_over()?;
-        // What came since the first look is as well seen at the next.
-        let look_again = !self.receiver.drained || self.queue_pair.may_have_completions();
-        if !self.has_received() && look_again {
-            self.progress()?;
+        let receiver = &self.receiver;
+        if receiver.cursor < receiver.scratch_bytes && receiver.finished.is_empty() {
+            let frame = self.next_frame();
+            let frame = self.ending(frame)?;
+            return Ok(Some(Received::Frame(&self.receiver.scratch[frame])));
         }
-        if let Some(finished) = self.receiver.finished.pop_front() {
-            let Finished { ticket, message } = finished;
-            return Ok(Some(Received::Pulled { ticket, message }));
-        }
-        if self.receiver.cursor >= self.receiver.scratch_bytes && !self.copy_out_burst()? {
-            self.receiver.drained = false;
-            return match self.end_of_stream() {
-                None => Ok(None),
-                Some(error) => Err(self.end(error)),
-            };
-        }
-        let frame = self.next_frame();
-        let frame = self.ending(frame)?;
-        Ok(Some(Received::Frame(&self.receiver.scratch[frame])))
+        self.receive_more()
     }
-
     fn has_unsent(&self) -> bool {
         !self.sender.staging.is_empty()
     }

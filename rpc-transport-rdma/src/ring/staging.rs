@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::layout::{BURST_HEADER_BYTES, FRAME_PREFIX_BYTES, frame_slot_bytes, max_burst_bytes};
+use super::layout::{BURST_HEADER_BYTES, frame_slot_bytes, max_burst_bytes};
 
 /// A sender begins again at the ring's start after twice as much as is under way, and twice these:
 /// what a ring touches of memory, caches and address translation then follows its traffic. Going
@@ -30,28 +30,28 @@ impl Burst {
 /// A frame that may yet be committed.
 #[derive(Debug, Clone, Copy)]
 struct Reserved {
-    /// Where the frame's length goes.
+    /// Where the frame's slot begins.
     at: u64,
-    len: usize,
     /// The burst with this frame in it.
     burst: Burst,
     /// Whether that is a new burst, not the open one.
     begins: bool,
+    /// Up to here further frames may join it.
+    joinable_until: u64,
 }
 
-/// A slot of the ring to be finished after commit.
+/// A frame's slot of the ring: length, frame, padding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Slot {
     /// Its ring offset.
     pub(super) offset: usize,
     /// Its length.
     pub(super) slot_bytes: usize,
-    /// The frame's length.
-    pub(super) frame_bytes: usize,
 }
 
 /// Committed frames, in bursts, oldest first.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct Staging {
     ring_bytes: u64,
     max_burst_bytes: u64,
@@ -61,6 +61,9 @@ pub(super) struct Staging {
     /// room or at its greatest length, so a ring holds fewer than eight.
     bursts: VecDeque<Burst>,
     reserved: Option<Reserved>,
+    /// Frames that end here at the latest may join the last burst; nothing else was to be looked
+    /// at when it was. 0: none.
+    joinable_until: u64,
 }
 
 impl Staging {
@@ -71,6 +74,7 @@ impl Staging {
             head: 0,
             bursts: VecDeque::with_capacity(8),
             reserved: None,
+            joinable_until: 0,
         }
     }
 
@@ -93,9 +97,8 @@ impl Staging {
             grown <= self.max_burst_bytes
                 && self.offset(open.start) as u64 + grown <= self.ring_bytes
         });
-        let placed = if let Some(open) = joins {
-            let burst = Burst { end: open.end + slot, ..*open };
-            Reserved { at: open.end, len, burst, begins: false }
+        let (at, burst, begins) = if let Some(open) = joins {
+            (open.end, Burst { end: open.end + slot, ..*open }, false)
         } else {
             let offset = self.offset(self.head) as u64;
             let total = BURST_HEADER_BYTES + slot;
@@ -104,10 +107,15 @@ impl Staging {
             let calm = self.bursts.is_empty() && offset >= (CALM_BYTES + held + total) * 2;
             let skip = calm || offset + total > self.ring_bytes;
             let start = if skip { self.head + (self.ring_bytes - offset) } else { self.head };
-            let burst = Burst { start, end: start + total, skip };
-            Reserved { at: start + BURST_HEADER_BYTES, len, burst, begins: true }
+            (start + BURST_HEADER_BYTES, Burst { start, end: start + total, skip }, true)
         };
-        (placed.burst.end <= limit).then_some(placed)
+        if burst.end > limit {
+            return None;
+        }
+        let ring_end = burst.start - self.offset(burst.start) as u64 + self.ring_bytes;
+        // The limit only grows.
+        let joinable_until = limit.min(burst.start + self.max_burst_bytes).min(ring_end);
+        Some(Reserved { at, burst, begins, joinable_until })
     }
 
     /// Whether `reserve` would find room.
@@ -115,26 +123,43 @@ impl Staging {
         self.place(len, limit).is_some()
     }
 
-    /// Room for a frame: the ring offset of its first byte.
-    pub(super) fn reserve(&mut self, len: usize, limit: u64) -> Option<usize> {
-        self.reserved = self.place(len, limit);
-        self.reserved.map(|r| self.offset(r.at + FRAME_PREFIX_BYTES))
+    /// Room for a frame in the last burst, where that is plain. Otherwise nothing has changed, and
+    /// [`Staging::reserve`] tells.
+    #[inline]
+    pub(super) fn join(&mut self, len: usize) -> Option<Slot> {
+        let slot_bytes = frame_slot_bytes(len);
+        let end = self.head + slot_bytes;
+        if end > self.joinable_until {
+            return None;
+        }
+        let open = self.bursts.back()?;
+        self.reserved = Some(Reserved {
+            at: self.head,
+            burst: Burst { end, ..*open },
+            begins: false,
+            joinable_until: self.joinable_until,
+        });
+        Some(Slot { offset: self.offset(self.head), slot_bytes: slot_bytes as usize })
     }
 
-    /// The reserved frame joins its burst; its slot is to be finished.
-    pub(super) fn commit(&mut self) -> Option<Slot> {
-        let reserved = self.reserved.take()?;
+    /// Room for a frame, if positions up to `limit` may be written.
+    pub(super) fn reserve(&mut self, len: usize, limit: u64) -> Option<Slot> {
+        self.reserved = self.place(len, limit);
+        let Reserved { at, burst, .. } = self.reserved?;
+        Some(Slot { offset: self.offset(at), slot_bytes: (burst.end - at) as usize })
+    }
+
+    /// The reserved frame joins its burst, or begins it.
+    #[inline]
+    pub(super) fn commit(&mut self) {
+        let Some(reserved) = self.reserved.take() else { return };
+        self.head = reserved.burst.end;
+        self.joinable_until = reserved.joinable_until;
         if reserved.begins {
             self.bursts.push_back(reserved.burst);
         } else if let Some(open) = self.bursts.back_mut() {
-            *open = reserved.burst;
+            open.end = reserved.burst.end;
         }
-        self.head = reserved.burst.end;
-        Some(Slot {
-            offset: self.offset(reserved.at),
-            slot_bytes: (reserved.burst.end - reserved.at) as usize,
-            frame_bytes: reserved.len,
-        })
     }
 
     /// The burst to post next.
@@ -147,6 +172,9 @@ impl Staging {
         self.bursts.pop_front();
         // A frame reserved into the burst that has just left cannot join it any more.
         self.reserved = None;
+        if self.bursts.is_empty() {
+            self.joinable_until = 0;
+        }
     }
 
     /// Whether nothing waits.
@@ -162,17 +190,25 @@ mod tests {
 
     const RING: u64 = 16 * 1024;
 
+    fn slot(offset: usize, slot_bytes: usize) -> Option<Slot> {
+        Some(Slot { offset, slot_bytes })
+    }
+
     #[test]
     fn frames_that_lie_together_are_one_burst() {
         let mut staging = Staging::new(RING);
-        for at in [20, 36, 52] {
-            assert_eq!(staging.reserve(12, RING), Some(at));
-            staging.commit().unwrap();
+        for at in [16, 32, 48] {
+            assert_eq!(staging.reserve(12, RING), slot(at, 16));
+            staging.commit();
         }
         assert_eq!(staging.front(), Some(Burst { start: 0, end: 64, skip: false }));
         staging.pop_front();
         assert!(staging.is_empty());
-        assert_eq!(staging.reserve(12, RING), Some(64 + 20), "the next burst has its own header");
+        assert_eq!(
+            staging.reserve(12, RING),
+            slot(64 + 16, 16),
+            "the next burst has its own header"
+        );
     }
 
     #[test]
@@ -180,9 +216,10 @@ mod tests {
         let mut staging = Staging::new(RING);
         staging.reserve(1000, RING).unwrap();
         staging.reserve(4, RING).unwrap();
-        let slot = staging.commit().unwrap();
-        assert_eq!(slot, Slot { offset: 16, slot_bytes: 8, frame_bytes: 4 });
-        assert_eq!(staging.commit(), None);
+        staging.commit();
+        assert_eq!(staging.front(), Some(Burst { start: 0, end: 24, skip: false }));
+        staging.commit();
+        assert_eq!(staging.head, 24, "there was nothing to commit");
     }
 
     #[test]
@@ -190,13 +227,13 @@ mod tests {
         let mut staging = Staging::new(RING);
         for _ in 0..2 {
             staging.reserve(7000, RING).unwrap();
-            staging.commit().unwrap();
+            staging.commit();
         }
         assert!(!staging.has_room(4000, RING), "the skipped bytes take credit too");
         staging.pop_front();
         staging.pop_front();
-        assert_eq!(staging.reserve(4000, 2 * RING), Some(20));
-        staging.commit().unwrap();
+        assert_eq!(staging.reserve(4000, 2 * RING), slot(16, 4008));
+        staging.commit();
         assert!(staging.front().unwrap().skip);
         assert_eq!(staging.front().unwrap().start, RING);
     }
@@ -208,7 +245,7 @@ mod tests {
         let mut limit = RING;
         for _ in 0..100 {
             staging.reserve(1000, limit).unwrap();
-            staging.commit().unwrap();
+            staging.commit();
             let burst = staging.front().unwrap();
             assert!(burst.end % RING <= 2 * (CALM_BYTES + 1024) + 1024, "{burst:?}");
             lap_ends.extend(burst.skip.then_some(burst.start));
@@ -224,7 +261,7 @@ mod tests {
         for _ in 0..15 {
             // Six of them are not released yet.
             staging.reserve(1000, staging.head.saturating_sub(6 * 1024) + RING).unwrap();
-            staging.commit().unwrap();
+            staging.commit();
             assert!(!staging.front().unwrap().skip);
             staging.pop_front();
         }
@@ -243,9 +280,15 @@ mod tests {
             let mut released = 0u64;
             for (len, then) in steps {
                 let limit = released + RING;
-                if let Some(offset) = staging.reserve(len, limit) {
-                    prop_assert!(offset + len <= RING as usize);
-                    staging.commit().unwrap();
+                let mut model = staging.clone();
+                let slow = model.reserve(len, limit);
+                // Joining is a short cut, not another way.
+                let joined = staging.join(len);
+                prop_assert!(joined.is_none() || joined == slow);
+                if let Some(slot) = joined.or_else(|| staging.reserve(len, limit)) {
+                    prop_assert!(slot.offset + slot.slot_bytes <= RING as usize);
+                    prop_assert_eq!(staging.reserved.unwrap().burst, model.reserved.unwrap().burst);
+                    staging.commit();
                 } else if staging.is_empty() {
                     prop_assert!(released < expected, "an empty ring had no room for {}", len);
                 }
