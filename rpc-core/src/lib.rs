@@ -34,6 +34,7 @@ pub mod response;
 pub mod server;
 pub mod service;
 pub mod session;
+pub mod standing;
 pub mod status;
 pub mod streaming;
 pub mod upgrade;

@@ -32,13 +32,14 @@ use std::future::Future;
 use std::ops::Range;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering, fence};
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use crossbeam_queue::SegQueue;
 use tokio::runtime::{Handle, Id};
 
+use crate::brief::Brief;
 use crate::driver::now;
 use crate::patience::Patience;
 
@@ -81,7 +82,7 @@ pub struct Watched<S: ?Sized> {
     since_ns: AtomicU64,
     /// How long the whole set may be without news before the owner wants to sleep.
     patience_ns: AtomicU64,
-    waker: Mutex<Option<Waker>>,
+    waker: Brief<Option<Waker>>,
     source: S,
 }
 
@@ -92,7 +93,7 @@ impl<S: Look> Watched<S> {
             state: AtomicU8::new(OUT),
             since_ns: AtomicU64::new(0),
             patience_ns: AtomicU64::new(0),
-            waker: Mutex::new(None),
+            waker: Brief::new(None),
             source,
         })
     }
@@ -104,17 +105,13 @@ impl<S: Look> Watched<S> {
 }
 
 impl<S: ?Sized> Watched<S> {
-    fn lock(&self) -> MutexGuard<'_, Option<Waker>> {
-        self.waker.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Nobody waits any more, and the set shall forget the entry: the connection sleeps in the
     /// kernel, or is gone.
     pub fn leave(&self) {
         if self.state.load(Ordering::Relaxed) == OUT {
             return;
         }
-        let mut kept = self.lock();
+        let mut kept = self.waker.lock();
         let waker = kept.take();
         if self.state.load(Ordering::Relaxed) != OUT {
             self.state.store(LEAVING, Ordering::Relaxed);
@@ -126,7 +123,7 @@ impl<S: ?Sized> Watched<S> {
 
     /// Wakes the owner, if it waits; whether it did.
     fn wake(&self, next: u8) -> bool {
-        let mut kept = self.lock();
+        let mut kept = self.waker.lock();
         if self.state.load(Ordering::Relaxed) != WAITING {
             return false;
         }
@@ -225,7 +222,7 @@ impl PollSet {
             entry.since_ns.store(shared.since_begin_ns(now()), Ordering::Relaxed);
         }
         let before = {
-            let mut kept = entry.lock();
+            let mut kept = entry.waker.lock();
             match &*kept {
                 Some(kept) if kept.will_wake(waker) => {}
                 _ => *kept = Some(waker.clone()),
@@ -363,7 +360,7 @@ impl Scanner {
     /// Forgets an entry that wants to leave, unless its owner has come back.
     fn forget(&mut self, index: usize) {
         let entry = &self.entries[index];
-        let waker = entry.lock();
+        let waker = entry.waker.lock();
         if entry.state.load(Ordering::Relaxed) == LEAVING {
             entry.state.store(OUT, Ordering::Relaxed);
             drop(waker);
@@ -446,7 +443,7 @@ impl Drop for Scanner {
         self.take_newcomers();
         for entry in self.entries.drain(..) {
             if !entry.wake(OUT) {
-                let _waker = entry.lock();
+                let _waker = entry.waker.lock();
                 entry.state.store(OUT, Ordering::Relaxed);
             }
         }

@@ -343,6 +343,10 @@ pub trait QueuePair: Send + 'static {
         None
     }
 
+    /// The peer's next message will be written at `offset` of `region`: a hint, for whoever looks
+    /// for it before its owner does.
+    fn expect_at(&mut self, _region: &Self::Region, _offset: usize) {}
+
     /// As [`QueuePair::poll_event`], but woken by `set`, which polls, instead of by the kernel:
     /// nothing is armed, so the peer (or the NIC) makes no effort to wake us. What only the
     /// kernel can tell still wakes through it.

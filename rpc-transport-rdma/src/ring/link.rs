@@ -10,6 +10,7 @@ use rdma_rpc_core::link::{
     BulkDescriptor, FrameSink, Link, LinkError, LinkErrorKind, LinkInfo, LinkLimits, Received,
 };
 use rdma_rpc_core::poll_set::PollSet;
+use rdma_rpc_core::standing::StandingWaker;
 use rdma_rpc_core::upgrade::Liveness;
 
 use super::bulk_pull::{Finished, Pulls};
@@ -133,6 +134,7 @@ pub struct RingLink<Q: QueuePair> {
     // outstanding when the regions below go.
     pub(super) queue_pair: Q,
     pub(super) liveness: Option<Box<dyn Liveness>>,
+    pub(super) liveness_waker: StandingWaker,
     pub(super) sender: Sender<Q::Region>,
     pub(super) receiver: Receiver<Q::Region>,
     pub(super) bulk_out: BulkSendPool<Q::Region>,
@@ -190,6 +192,7 @@ impl<Q: QueuePair> RingLink<Q> {
     /// have agreed to move to the link.
     pub fn set_liveness(&mut self, liveness: Box<dyn Liveness>) {
         self.liveness = Some(liveness);
+        self.liveness_waker = StandingWaker::default();
     }
 
     /// What the link holds now.

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::fmt;
 
 use rdma_rpc_core::link::LinkError;
+use rdma_rpc_core::standing::StandingWaker;
 use rdma_rpc_core::upgrade::Liveness;
 
 use super::bulk_pull::Pulls;
@@ -155,6 +156,7 @@ impl<Q: QueuePair> Prepared<Q> {
             device_full: false,
             queue_pair: self.queue_pair,
             liveness: self.liveness,
+            liveness_waker: StandingWaker::default(),
         })
     }
 }

@@ -71,7 +71,11 @@ impl<Q: QueuePair> RingLink<Q> {
         }
         let event = match set {
             None => self.queue_pair.poll_event(cx),
-            Some(set) => self.queue_pair.poll_event_in(cx, set),
+            Some(set) => {
+                let receiver = &self.receiver;
+                self.queue_pair.expect_at(&receiver.ring, receiver.credits.next_offset());
+                self.queue_pair.poll_event_in(cx, set)
+            }
         };
         match event {
             Poll::Pending => {}
@@ -82,7 +86,7 @@ impl<Q: QueuePair> RingLink<Q> {
         }
         if !self.ending.liveness_closed
             && let Some(liveness) = &mut self.liveness
-            && let Poll::Ready(reason) = liveness.poll_closed(cx)
+            && let Poll::Ready(reason) = self.liveness_waker.poll(cx, |cx| liveness.poll_closed(cx))
         {
             self.ending.liveness_closed = true;
             self.fail(gone(&reason), false);

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
+use rdma_rpc_core::standing::StandingWaker;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::Sleep;
@@ -24,6 +25,7 @@ use crate::verbs::VerbError;
 pub(super) struct Reactor {
     event: AsyncFd<Arc<OwnedFd>>,
     socket: AsyncFd<Arc<OwnedFd>>,
+    socket_waker: StandingWaker,
     timer: Option<Pin<Box<Sleep>>>,
 }
 
@@ -43,7 +45,12 @@ impl Reactor {
                 failed(errno, "ENOSPC: raise fs.epoll.max_user_watches".into())
             })
         };
-        Ok(Reactor { event: register(event)?, socket: register(socket)?, timer: None })
+        Ok(Reactor {
+            event: register(event)?,
+            socket: register(socket)?,
+            socket_waker: StandingWaker::default(),
+            timer: None,
+        })
     }
 
     /// Whether the peer has rung; if not, the waker is kept.
@@ -158,7 +165,8 @@ impl ShmQueuePair {
         reactor: &mut Reactor,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), VerbError>> {
-        match reactor.socket.poll_read_ready(cx) {
+        let Reactor { socket, socket_waker, .. } = reactor;
+        match socket_waker.poll(cx, |cx| socket.poll_read_ready(cx)) {
             Poll::Pending => Poll::Pending,
             Poll::Ready(Err(error)) => Poll::Ready(Err(reactor_gone(&error))),
             Poll::Ready(Ok(mut ready)) => {

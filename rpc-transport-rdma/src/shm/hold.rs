@@ -28,9 +28,9 @@ impl ShmQueuePair {
                 }
                 Reason::KeyUnderWay
             }
-            Step::Violation(what) => return self.refuse_front(&what),
+            Step::Violation(broken) => return self.refuse_front(&broken.0),
             Step::PeerLost(failure) => return self.lose_peer(*failure),
-            Step::Fault(fault) => return self.lose_peer(Failure::misbehaved(fault)),
+            Step::Fault(fault) => return self.lose_peer(Failure::misbehaved(*fault)),
         };
         self.block(reason);
     }

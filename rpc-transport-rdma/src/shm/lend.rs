@@ -39,6 +39,7 @@ use super::failure::Failure;
 use super::mapping::Mapping;
 use super::mark;
 use super::qp::{Phase, ShmQueuePair};
+use super::regions::Broken;
 use super::wire::{Step, Wire};
 use crate::verbs::RemoteAddr;
 
@@ -150,7 +151,8 @@ impl Wire {
         len: usize,
     ) -> Option<Step> {
         let Some(memory) = &self.peer_memory else {
-            return Some(Step::Violation("it is lent memory, which this side cannot read".into()));
+            let broken = Broken::rule("it is lent memory, which this side cannot read");
+            return Some(Step::Violation(broken));
         };
         let read = memory.read(from.addr, target, offset, len);
         // Acquire: pairs with the lender's fence between its state and what it does to the memory.
@@ -162,10 +164,11 @@ impl Wire {
         match read {
             Ok(()) => None,
             Err(Unread::Gone) => Some(Step::PeerLost(Box::new(Failure::peer_gone()))),
-            Err(Unread::Refused(errno)) => Some(Step::Violation(format!(
-                "READ of {len} bytes at {:#x} of its process: {errno}",
-                from.addr
-            ))),
+            Err(Unread::Refused(errno)) => {
+                let at = from.addr;
+                let what = format!("READ of {len} bytes at {at:#x} of its process: {errno}");
+                Some(Step::Violation(Broken::rule(what)))
+            }
         }
     }
 }

@@ -192,6 +192,12 @@ impl Mapping {
         }
     }
 
+    /// An address for [`prefetch_address`]: a hint may outlive the mapping.
+    #[inline]
+    pub(super) fn address(&self, offset: usize) -> usize {
+        self.start.as_ptr().addr().wrapping_add(offset)
+    }
+
     /// Copies out. Ordered after the Acquire load that made the caller look here.
     pub(super) fn read(&self, offset: usize, into: &mut [u8]) {
         let from = self.at(offset, into.len());
@@ -282,6 +288,17 @@ impl Mapping {
         assert!(self.exclusive && self.writable, "no slices of memory that the peer may write");
         // SAFETY: as in `bytes`, and the caller promises that no other slice is alive.
         unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
+    }
+}
+
+/// As [`Mapping::prefetch_read`], of what may be unmapped by now.
+#[inline]
+pub(super) fn prefetch_address(address: usize) {
+    for line in 0..PREFETCH_LINES {
+        let at = ptr::without_provenance(address.wrapping_add(line * LINE_BYTES));
+        // SAFETY: a prefetch reads and changes nothing, and of an address that is not mapped it
+        // does nothing at all.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at) }
     }
 }
 

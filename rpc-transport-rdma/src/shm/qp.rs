@@ -375,6 +375,10 @@ impl QueuePair for ShmQueuePair {
             || self.ended().is_some()
     }
 
+    fn expect_at(&mut self, region: &ShmRegion, offset: usize) {
+        self.watched.source().expect_at(region, offset);
+    }
+
     fn poll_event_in(
         &mut self,
         cx: &mut std::task::Context<'_>,

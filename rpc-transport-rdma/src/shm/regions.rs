@@ -59,6 +59,11 @@ impl ShmRegion {
         self.access.is_local()
     }
 
+    /// Where a burst at `offset` would lie, for a hint.
+    pub(super) fn address(&self, offset: usize) -> usize {
+        self.memory.mapping().address(offset)
+    }
+
     /// Whether the region belongs to the queue pair with this drop box.
     pub(super) fn belongs_to(&self, regions: &OwnRegions) -> bool {
         Arc::ptr_eq(&self.dropped, &regions.dropped)
@@ -287,7 +292,18 @@ pub(super) enum AccessError {
     /// The rkey names no region, which may be on its way.
     UnknownKey,
     /// The peer's memory rules forbid it.
-    Violation(String),
+    Violation(Box<Broken>),
+}
+
+/// A rule that a request breaks, and how.
+#[derive(Debug)]
+pub(super) struct Broken(pub(super) String);
+
+impl Broken {
+    #[cold]
+    pub(super) fn rule(what: impl Into<String>) -> Box<Broken> {
+        Box::new(Broken(what.into()))
+    }
 }
 
 /// The peer's regions that are mapped here.
@@ -376,7 +392,7 @@ impl PeerRegions {
             Ok(offset) if region.access == access && region.mapping.contains(offset, len) => {
                 Ok((&region.mapping, offset))
             }
-            _ => Err(AccessError::Violation(region.violation(at, len, access))),
+            _ => Err(AccessError::Violation(Broken::rule(region.violation(at, len, access)))),
         }
     }
 }

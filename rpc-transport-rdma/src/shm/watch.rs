@@ -1,14 +1,16 @@
 //! Waiting in a poll set: what the set looks at for a queue pair.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
 use rdma_rpc_core::poll_set::{Look, PollSet};
 
 use super::control::ControlBlock;
 use super::cq_ring::peek_at;
+use super::mapping::prefetch_address;
 use super::qp::ShmQueuePair;
+use super::regions::ShmRegion;
 use crate::verbs::VerbError;
 
 /// Of so many scans, one looks at the words that seldom change.
@@ -21,13 +23,25 @@ pub(super) struct Watch {
     peer: Arc<ControlBlock>,
     /// Of the next completion.
     position: AtomicU64,
+    /// Where what the completion tells of will lie. An address, because nobody needs it to be one.
+    expected: AtomicUsize,
     /// Socket messages received: the peer announces when there are more.
     messages: AtomicU64,
 }
 
 impl Watch {
     pub(super) fn new(own: Arc<ControlBlock>, peer: Arc<ControlBlock>) -> Watch {
-        Watch { own, peer, position: AtomicU64::new(0), messages: AtomicU64::new(0) }
+        Watch {
+            own,
+            peer,
+            position: AtomicU64::new(0),
+            expected: AtomicUsize::new(0),
+            messages: AtomicU64::new(0),
+        }
+    }
+
+    pub(super) fn expect_at(&self, region: &ShmRegion, offset: usize) {
+        self.expected.store(region.address(offset), Ordering::Relaxed);
     }
 }
 
@@ -37,6 +51,8 @@ impl Look for Watch {
     #[inline]
     fn has_news(&self, scan: u64) -> bool {
         if peek_at(self.own.entries(), self.position.load(Ordering::Relaxed)).is_some() {
+            // A set looks at others before the owner has its turn: time to fetch it.
+            prefetch_address(self.expected.load(Ordering::Relaxed));
             return true;
         }
         scan.is_multiple_of(SELDOM)

@@ -10,7 +10,7 @@ use super::cross_read::PeerMemory;
 use super::failure::Failure;
 use super::lend;
 use super::mapping::Mapping;
-use super::regions::{AccessError, PeerRegions};
+use super::regions::{AccessError, Broken, PeerRegions};
 use super::send_queue::{Request, Span};
 use crate::verbs::{Access, RemoteAddr};
 
@@ -26,12 +26,16 @@ pub(super) enum Step {
     /// The rkey names nothing mapped here yet.
     UnknownKey,
     /// The peer's memory rules forbid it.
-    Violation(String),
+    Violation(Box<Broken>),
     /// The peer failed, or is gone.
     PeerLost(Box<Failure>),
     /// The peer scribbled over shared words.
-    Fault(RingFault),
+    Fault(Box<RingFault>),
 }
+
+// It is returned for every burst: in registers, and not by way of memory that the store before it,
+// into a cache line the peer has, holds up.
+const _: () = assert!(size_of::<Step>() <= 16);
 
 impl From<AccessError> for Step {
     fn from(error: AccessError) -> Step {
@@ -88,7 +92,7 @@ impl Wire {
             Request::Read { into, from } if lend::is_lent(from.rkey) => {
                 let (start, count) = next_slice(into.len, progress, budget);
                 let Some(from) = from.offset(start as u64) else {
-                    return Step::Violation("the address is beyond all memory".into());
+                    return Step::Violation(Broken::rule("the address is beyond all memory"));
                 };
                 let target: &Mapping = into.mapping.borrow();
                 match self.read_lent(from, target, into.offset + start, count) {
@@ -135,7 +139,7 @@ impl Wire {
                 match self.producer.has_receive(self.peer.receives_posted()) {
                     Ok(true) => {}
                     Ok(false) => return Step::NoReceive,
-                    Err(fault) => return Step::Fault(fault),
+                    Err(fault) => return Step::Fault(Box::new(fault)),
                 }
             }
             let (start, count) = next_slice(span.len, progress, budget);
@@ -168,7 +172,7 @@ impl Wire {
                 Step::Done { published: true }
             }
             Ok(false) => Step::NoReceive,
-            Err(fault) => Step::Fault(fault),
+            Err(fault) => Step::Fault(Box::new(fault)),
         }
     }
 }
