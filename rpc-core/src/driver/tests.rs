@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::body::Body;
 use super::cell::{Cell, End};
-use super::connection::{Conn, Connection, OpenRequest};
+use super::connection::{Begun, Conn, Connection, OpenRequest, Watch};
 use super::job::{Job, OwnedOpen};
 use super::owner::{Failure, Owner};
 use super::task::{Progress, ProgressMode, now};
@@ -297,7 +297,7 @@ async fn a_caller_polls_in_place_only_where_it_keeps_nobody_waiting() {
     let waiting: Vec<_> = (0..9).map(|_| connect()).collect();
     for (connection, _) in &waiting {
         connection.joins(set.crowd());
-        connection.open(&unary(&metadata, &message), None).cell;
+        connection.open(&unary(&metadata, &message), None);
     }
     rest();
     assert!(!one.help(&cell), "a call counts from its beginning, before any driver has run");
@@ -316,6 +316,37 @@ struct Woken(AtomicUsize);
 impl Wake for Woken {
     fn wake(self: Arc<Woken>) {
         self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn a_caller_leaves_its_waker_unless_it_had_better_poll_or_has_to_wait() {
+    let busy = Progress { mode: ProgressMode::Busy, ..Progress::default() };
+    let (metadata, message) = (MetadataMap::new(), Bytes::from_static(b"abc"));
+    let request = unary(&metadata, &message);
+    for (progress, alone) in [(busy, Watch::Caller), (Progress::EVENT, Watch::Waker)] {
+        let (near, _far) = pair(MemoryConfig::default());
+        let connection =
+            Connection::new(Role::Client, SessionConfig::default(), progress, near, now());
+        let woken = Arc::new(Woken::default());
+        let (waker, times) = (Waker::from(Arc::clone(&woken)), || woken.0.load(Ordering::Relaxed));
+        let calls: Vec<_> = (0..129).map(|_| connection.open(&request, Some(&waker))).collect();
+        assert_eq!((calls[0].watch, calls[127].watch), (alone, Watch::Waker));
+        assert_eq!(calls[128].watch, Watch::Nobody, "it waits for a stream");
+        assert_eq!(connection.open(&request, None).watch, Watch::Nobody);
+        connection.with_owner(|owner| {
+            let open = usize::from(alone == Watch::Caller);
+            let answer = |call: &Begun| {
+                owner.calls.end(call.cell.id().unwrap(), End::Ok(MetadataMap::new()));
+            };
+            calls[..4].iter().for_each(answer);
+            assert_eq!(times(), 4 - open, "who left a waker is woken by the answer");
+            owner.fail(Failure::Abandoned);
+            assert_eq!(times(), 128 - open, "and by the end of the connection");
+        });
+        // A new call on what is over is told so, and is not left to wait.
+        let late = connection.open(&request, Some(&waker));
+        assert_eq!((late.watch, late.cell.has_failed()), (Watch::Nobody, true));
     }
 }
 

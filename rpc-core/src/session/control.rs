@@ -27,6 +27,7 @@ pub(super) mod setting {
 
 /// A frame that waits for room.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone, PartialEq))]
 pub(super) enum Control {
     /// Nothing but a header.
     Short(Header),

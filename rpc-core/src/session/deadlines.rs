@@ -8,6 +8,7 @@ const NOWHERE: u32 = u32::MAX;
 
 /// A min-heap of `(deadline, slot)` with removal by slot.
 #[derive(Debug, Default)]
+#[cfg_attr(test, derive(Clone, PartialEq))]
 pub(super) struct Deadlines {
     heap: Vec<(Instant, u32)>,
     /// Where each slot is in `heap`.

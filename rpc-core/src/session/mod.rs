@@ -77,6 +77,7 @@ impl StreamId {
 
 /// A connection's protocol state.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone, PartialEq))]
 pub struct Session {
     role: Role,
     config: SessionConfig,

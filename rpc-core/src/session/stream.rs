@@ -26,6 +26,7 @@ pub(super) enum State {
 
 /// A stream's slot.
 #[derive(Debug, Default)]
+#[cfg_attr(test, derive(Clone, PartialEq))]
 pub(super) struct Stream {
     pub(super) state: State,
     /// Tells a slot's tenants apart, on this side only.
@@ -63,6 +64,7 @@ pub(super) struct Stream {
 
 /// A message of which some pieces have come.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone, PartialEq))]
 pub(super) struct Partial {
     pub(super) total: usize,
     pub(super) bytes: BytesMut,
@@ -72,6 +74,7 @@ pub(super) struct Partial {
 
 /// What waits for room or window, in this order.
 #[derive(Debug, Default)]
+#[cfg_attr(test, derive(Clone, PartialEq))]
 pub(super) struct SendQueue {
     /// A whole frame: REQUEST or HEADERS.
     pub(super) head: Option<Box<[u8]>>,
@@ -89,12 +92,14 @@ impl SendQueue {
 
 /// A message that is going out piece by piece, or a batch of them.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone, PartialEq))]
 pub(super) struct PendingMessage {
     pub(super) body: PendingBody,
     pub(super) end: bool,
 }
 
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone, PartialEq))]
 pub(super) enum PendingBody {
     /// A message, of which so many bytes have gone.
     One { parts: Parts, sent: usize },

@@ -1,5 +1,6 @@
 //! Two sessions joined by hand: no runtime, no clock but the test's.
 
+mod bare;
 mod connection;
 mod flow;
 mod lying;
@@ -171,6 +172,8 @@ pub(super) struct End {
     reads: bool,
     /// Frames are given away rather than lent.
     owned: bool,
+    /// Frames that the short way took.
+    bare_frames: u32,
 }
 
 impl End {
@@ -182,6 +185,7 @@ impl End {
             waiting: VecDeque::new(),
             reads: true,
             owned: false,
+            bare_frames: 0,
         }
     }
 
@@ -192,7 +196,17 @@ impl End {
     fn receive(&mut self, now: Instant, frame: &[u8]) -> Result<(), SessionError> {
         let bytes = Bytes::copy_from_slice(frame);
         let owner = self.owned.then_some(&bytes);
+        let mut short_way = self.session.clone();
+        let bare = bare::take(&mut short_way, now, frame);
+        if bare.is_none() {
+            assert_eq!(short_way, self.session, "left to handle_frame, but not untouched");
+        }
         let event = self.session.handle_frame(now, FrameRef { bytes: &bytes, owner })?;
+        if let Some(bare) = bare {
+            self.bare_frames += 1;
+            assert_eq!(bare, bare::of(&event), "the short way is another way");
+            assert_eq!(short_way, self.session, "the short way leads elsewhere");
+        }
         let seen = match event {
             Event::None => return Ok(()),
             Event::Bound { method, path } => Seen::Bound(method, path.to_owned()),
