@@ -60,16 +60,17 @@ impl<M: Message> Encode for ProstMessage<'_, M> {
 }
 
 /// Decodes a message, or says whose it was and what it should have been.
+#[inline]
 pub(crate) fn decode<M: Message + Default>(
     body: View<'_>,
     what: &str,
     path: &str,
 ) -> Result<M, Status> {
-    body.decode().map_err(|error| {
-        Status::internal(format!(
-            "{what} of {path} ({} bytes) is not a {}: {error}",
-            body.len(),
-            std::any::type_name::<M>(),
-        ))
-    })
+    body.decode().map_err(|error| malformed::<M>(body.len(), what, path, &error))
+}
+
+#[cold]
+fn malformed<M>(bytes: usize, what: &str, path: &str, error: &prost::DecodeError) -> Status {
+    let name = std::any::type_name::<M>();
+    Status::internal(format!("{what} of {path} ({bytes} bytes) is not a {name}: {error}"))
 }

@@ -108,22 +108,20 @@ impl Call {
         cx: &mut Context<'_>,
         path: &'static str,
     ) -> Poll<Result<Response<M>, Status>> {
-        let decode = |body: View<'_>| decode(body, "response", path);
-        match ready!(self.poll_wait(cx, |cell, cx| cell.poll_answer(cx, decode))) {
-            Ok(answer) => {
-                self.over = true;
-                let mut response = response(answer.headers, answer.message);
-                if !answer.trailers.is_empty() {
-                    *response.trailers_mut() = answer.trailers;
-                }
-                Poll::Ready(Ok(response))
+        let make = |message: View<'_>, headers: MetadataMap, trailers: MetadataMap| {
+            let mut response = Response::new(decode(message, "response", path)?);
+            if !headers.is_empty() {
+                *response.metadata_mut() = headers;
             }
-            Err(status) => {
-                // A failure found on this side leaves the stream open.
-                self.over = self.cell.has_ended();
-                Poll::Ready(Err(status))
+            if !trailers.is_empty() {
+                *response.trailers_mut() = trailers;
             }
-        }
+            Ok(response)
+        };
+        let result = ready!(self.poll_wait(cx, |cell, cx| cell.poll_answer(cx, make)));
+        // A failure found on this side leaves the stream open.
+        self.over = result.is_ok() || self.cell.has_ended();
+        Poll::Ready(result)
     }
 
     /// The answer of a call with many response messages, once its initial metadata is known.

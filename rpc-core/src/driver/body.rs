@@ -196,12 +196,16 @@ impl From<View<'_>> for Body {
 }
 
 impl View<'_> {
+    #[inline]
     pub(crate) fn decode<M: prost::Message + Default>(self) -> Result<M, prost::DecodeError> {
+        // `Message::decode`, but for moving the message once more.
+        let mut message = M::default();
         match self {
-            View::Short(bytes) => M::decode(Slice(bytes)),
-            View::Shared(bytes) => M::decode(Parts::from(bytes.clone())),
-            View::Split(parts) => M::decode(Parts::clone(parts)),
+            View::Short(bytes) => message.merge(Slice(bytes)),
+            View::Shared(bytes) => message.merge(Parts::from(bytes.clone())),
+            View::Split(parts) => message.merge(Parts::clone(parts)),
         }
+        .map(|()| message)
     }
 
     pub(crate) fn len(self) -> usize {

@@ -94,7 +94,10 @@ impl Calls {
         if self.cells.len() <= id.slot() {
             self.cells.resize_with(id.slot() + 1, || None);
         }
-        self.cells[id.slot()] = Some((id, cell));
+        let place = &mut self.cells[id.slot()];
+        // There is hardly ever one; it is dropped before the new one is moved, not in between.
+        drop(place.take());
+        *place = Some((id, cell));
     }
 
     pub(super) fn take(&mut self, id: StreamId) -> Option<Arc<Cell>> {

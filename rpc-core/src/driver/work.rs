@@ -24,16 +24,18 @@ impl<L: Link> Owner<L> {
         if !self.calls.waiting.is_empty() {
             return Ok(None);
         }
-        Ok(match self.session.open(link, request)? {
-            Opened::Stream(id) => {
+        // By reference, so that what is not needed is not moved.
+        match &self.session.open(link, request) {
+            Ok(Opened::Stream(id)) => {
                 if self.session.open_streams() > 1 {
                     self.lonely = 0;
                 }
-                Some((self.calls.new_cell(id, waker.cloned()), true))
+                Ok(Some((self.calls.new_cell(*id, waker.cloned()), true)))
             }
-            Opened::NoSlot => None,
-            refused => Some((Arc::new(Cell::failed(refusal(refused, request))), false)),
-        })
+            Ok(Opened::NoSlot) => Ok(None),
+            Ok(refused) => Ok(Some((Arc::new(Cell::failed(refusal(*refused, request))), false))),
+            Err(error) => Err(error.clone()),
+        }
     }
 
     /// Opens a stream for a call, now or when there is one; gives the call's mailbox, in which it

@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use super::failure::{Failure, StateCode};
 use super::notify::{WAKE_COMPLETIONS, WAKE_RECEIVES};
 use super::qp::{Blocked, Phase, Reason, ShmQueuePair};
-use super::wire::Step;
+use super::wire::{Over, Step};
 use crate::verbs::Status;
 
 impl ShmQueuePair {
@@ -16,7 +16,7 @@ impl ShmQueuePair {
     #[cold]
     pub(super) fn hold_front(&mut self, step: Step) {
         let reason = match step {
-            Step::Done { .. } | Step::OutOfBudget => return,
+            Step::Done | Step::Published | Step::OutOfBudget => return,
             Step::NoReceive => Reason::NoReceive,
             Step::UnknownKey => {
                 // Acquire: pairs with the peer's count, made before it told anybody the rkey.
@@ -28,9 +28,11 @@ impl ShmQueuePair {
                 }
                 Reason::KeyUnderWay
             }
-            Step::Violation(broken) => return self.refuse_front(&broken.0),
-            Step::PeerLost(failure) => return self.lose_peer(*failure),
-            Step::Fault(fault) => return self.lose_peer(Failure::misbehaved(*fault)),
+            Step::Over(over) => match *over {
+                Over::Violation(what) => return self.refuse_front(&what),
+                Over::PeerLost(failure) => return self.lose_peer(failure),
+                Over::Fault(fault) => return self.lose_peer(Failure::misbehaved(fault)),
+            },
         };
         self.block(reason);
     }

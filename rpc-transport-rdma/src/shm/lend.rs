@@ -39,8 +39,7 @@ use super::failure::Failure;
 use super::mapping::Mapping;
 use super::mark;
 use super::qp::{Phase, ShmQueuePair};
-use super::regions::Broken;
-use super::wire::{Step, Wire};
+use super::wire::{Over, Step, Wire};
 use crate::verbs::RemoteAddr;
 
 /// Set in the keys of lent memory, and of nothing else.
@@ -151,23 +150,22 @@ impl Wire {
         len: usize,
     ) -> Option<Step> {
         let Some(memory) = &self.peer_memory else {
-            let broken = Broken::rule("it is lent memory, which this side cannot read");
-            return Some(Step::Violation(broken));
+            return Some(Over::violation("it is lent memory, which this side cannot read"));
         };
         let read = memory.read(from.addr, target, offset, len);
         // Acquire: pairs with the lender's fence between its state and what it does to the memory.
         fence(Ordering::Acquire);
         let state = self.peer.state().load(Ordering::Acquire);
         if state != 0 {
-            return Some(Step::PeerLost(Box::new(Failure::told_by_peer(state))));
+            return Some(Over::lost(Failure::told_by_peer(state)));
         }
         match read {
             Ok(()) => None,
-            Err(Unread::Gone) => Some(Step::PeerLost(Box::new(Failure::peer_gone()))),
+            Err(Unread::Gone) => Some(Over::lost(Failure::peer_gone())),
             Err(Unread::Refused(errno)) => {
                 let at = from.addr;
                 let what = format!("READ of {len} bytes at {at:#x} of its process: {errno}");
-                Some(Step::Violation(Broken::rule(what)))
+                Some(Over::violation(what))
             }
         }
     }

@@ -80,9 +80,9 @@ impl ShmQueuePair {
             step = self.wire.execute(request, &mut progress, budget);
         }
         match step {
-            Step::Done { published } => {
+            Step::Done | Step::Published => {
                 self.sends.finish(position, id, signaled, Status::Success);
-                published
+                matches!(step, Step::Published)
             }
             Step::OutOfBudget => {
                 self.sends.wait(position, id, signaled, request, progress);
@@ -104,8 +104,8 @@ impl ShmQueuePair {
         while matches!(self.phase, Phase::Up) {
             let Some(front) = self.sends.front() else { break };
             match self.wire.execute(&front.request, &mut front.progress, &mut budget) {
-                Step::Done { published } => {
-                    published_any |= published;
+                step @ (Step::Done | Step::Published) => {
+                    published_any |= matches!(step, Step::Published);
                     self.blocked = None;
                     self.sends.finish_front(Status::Success);
                 }

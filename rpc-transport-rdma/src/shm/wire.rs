@@ -10,38 +10,63 @@ use super::cross_read::PeerMemory;
 use super::failure::Failure;
 use super::lend;
 use super::mapping::Mapping;
-use super::regions::{AccessError, Broken, PeerRegions};
+use super::regions::{AccessError, PeerRegions};
 use super::send_queue::{Request, Span};
 use crate::verbs::{Access, RemoteAddr};
 
 /// How far a request got.
 #[derive(Debug)]
 pub(super) enum Step {
-    /// It is done. `published`: the peer has a new completion.
-    Done { published: bool },
+    /// It is done.
+    Done,
+    /// It is done, and the peer has a new completion.
+    Published,
     /// This call's share of bytes is used up.
     OutOfBudget,
     /// The peer has no receive posted.
     NoReceive,
     /// The rkey names nothing mapped here yet.
     UnknownKey,
-    /// The peer's memory rules forbid it.
-    Violation(Box<Broken>),
-    /// The peer failed, or is gone.
-    PeerLost(Box<Failure>),
-    /// The peer scribbled over shared words.
-    Fault(Box<RingFault>),
+    /// It will not be done. The only step with more to it, so that all fit two registers: by way
+    /// of memory it would wait for the stores before it, into cache lines the peer has.
+    Over(Box<Over>),
 }
 
-// It is returned for every burst: in registers, and not by way of memory that the store before it,
-// into a cache line the peer has, holds up.
 const _: () = assert!(size_of::<Step>() <= 16);
+
+/// Why a request will not be done.
+#[derive(Debug)]
+pub(super) enum Over {
+    /// The peer's memory rules forbid it.
+    Violation(String),
+    /// The peer failed, or is gone.
+    PeerLost(Failure),
+    /// The peer scribbled over shared words.
+    Fault(RingFault),
+}
+
+impl Over {
+    #[cold]
+    pub(super) fn violation(what: impl Into<String>) -> Step {
+        Step::Over(Box::new(Over::Violation(what.into())))
+    }
+
+    #[cold]
+    pub(super) fn lost(failure: Failure) -> Step {
+        Step::Over(Box::new(Over::PeerLost(failure)))
+    }
+
+    #[cold]
+    fn fault(fault: RingFault) -> Step {
+        Step::Over(Box::new(Over::Fault(fault)))
+    }
+}
 
 impl From<AccessError> for Step {
     fn from(error: AccessError) -> Step {
         match error {
             AccessError::UnknownKey => Step::UnknownKey,
-            AccessError::Violation(what) => Step::Violation(what),
+            AccessError::Violation(broken) => Over::violation(broken.0),
         }
     }
 }
@@ -85,19 +110,19 @@ impl Wire {
                         // Release: after every WRITE before it.
                         let word = word.to_le();
                         mapping.word(offset).store(word, std::sync::atomic::Ordering::Release);
-                        Step::Done { published: false }
+                        Step::Done
                     }
                 }
             }
             Request::Read { into, from } if lend::is_lent(from.rkey) => {
                 let (start, count) = next_slice(into.len, progress, budget);
                 let Some(from) = from.offset(start as u64) else {
-                    return Step::Violation(Broken::rule("the address is beyond all memory"));
+                    return Over::violation("the address is beyond all memory");
                 };
                 let target: &Mapping = into.mapping.borrow();
                 match self.read_lent(from, target, into.offset + start, count) {
                     Some(ended) => ended,
-                    None if *progress == into.len => Step::Done { published: false },
+                    None if *progress == into.len => Step::Done,
                     None => Step::OutOfBudget,
                 }
             }
@@ -108,11 +133,7 @@ impl Wire {
                         let (start, count) = next_slice(into.len, progress, budget);
                         let target: &Mapping = into.mapping.borrow();
                         target.copy_from(into.offset + start, mapping, offset + start, count);
-                        if *progress == into.len {
-                            Step::Done { published: false }
-                        } else {
-                            Step::OutOfBudget
-                        }
+                        if *progress == into.len { Step::Done } else { Step::OutOfBudget }
                     }
                 }
             }
@@ -139,7 +160,7 @@ impl Wire {
                 match self.producer.has_receive(self.peer.receives_posted()) {
                     Ok(true) => {}
                     Ok(false) => return Step::NoReceive,
-                    Err(fault) => return Step::Fault(Box::new(fault)),
+                    Err(fault) => return Over::fault(fault),
                 }
             }
             let (start, count) = next_slice(span.len, progress, budget);
@@ -159,7 +180,7 @@ impl Wire {
             }
         }
         match imm {
-            None => Step::Done { published: false },
+            None => Step::Done,
             Some(imm) => self.publish(EntryKind::Immediate, imm),
         }
     }
@@ -169,10 +190,10 @@ impl Wire {
         match self.has_receive() {
             Ok(true) => {
                 self.producer.publish(self.peer.entries(), kind, imm);
-                Step::Done { published: true }
+                Step::Published
             }
             Ok(false) => Step::NoReceive,
-            Err(fault) => Step::Fault(Box::new(fault)),
+            Err(fault) => Over::fault(fault),
         }
     }
 }

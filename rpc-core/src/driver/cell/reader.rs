@@ -4,18 +4,10 @@ use std::collections::VecDeque;
 use std::task::{Context, Poll, Waker, ready};
 
 use super::{Cell, CellState, End, Item, wake};
-use crate::driver::body::View;
+use crate::driver::body::{Body, View};
 use crate::metadata::MetadataMap;
 use crate::session::StreamId;
 use crate::status::{Code, Status};
-
-/// The answer to a call with one response message.
-#[derive(Debug)]
-pub(crate) struct Answer<T> {
-    pub(crate) headers: MetadataMap,
-    pub(crate) message: T,
-    pub(crate) trailers: MetadataMap,
-}
 
 /// Messages a reader has fetched from the mailbox and not yet looked at.
 #[derive(Debug, Default)]
@@ -193,22 +185,33 @@ impl Cell {
         Poll::Pending
     }
 
-    /// Client: a unary answer, whole.
+    /// Client: a unary answer, whole. `make` makes something of its message, its headers and its
+    /// trailers, which most have none of.
     #[inline]
     pub(crate) fn poll_answer<T>(
         &self,
         cx: &mut Context<'_>,
-        decode: impl FnOnce(View<'_>) -> Result<T, Status>,
-    ) -> Poll<Result<Answer<T>, Status>> {
+        make: impl FnOnce(View<'_>, MetadataMap, MetadataMap) -> Result<T, Status>,
+    ) -> Poll<Result<T, Status>> {
         let mut state = self.lock();
         if state.answer.is_some() && state.inbox.is_empty() && state.headers.is_none() {
             let answer = state.answer;
             state.answer.clear();
             drop(state);
-            let (headers, trailers) = (MetadataMap::new(), MetadataMap::new());
-            let message = decode(View::Short(answer.get().unwrap_or_default()));
-            return Poll::Ready(message.map(|message| Answer { headers, message, trailers }));
+            let message = View::Short(answer.get().unwrap_or_default());
+            return Poll::Ready(make(message, MetadataMap::new(), MetadataMap::new()));
         }
+        drop(state);
+        let (body, headers, trailers) = ready!(self.poll_any_answer(cx))?;
+        Poll::Ready(make(body.view(), headers, trailers))
+    }
+
+    /// The same for an answer that has more to it, or has not come.
+    fn poll_any_answer(
+        &self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(Body, MetadataMap, MetadataMap), Status>> {
+        let mut state = self.lock();
         state.unpack();
         let CellState { inbox, end, headers, reader, .. } = &mut *state;
         let pulling = inbox.iter().any(|item| matches!(item, Item::Pulling { .. }));
@@ -227,10 +230,8 @@ impl Cell {
                 "the server answered a call that has one response message with none or several",
             )));
         };
-        // A user's code, perhaps: not under the lock.
-        drop(state);
-        let message = decode(body.view());
-        Poll::Ready(message.map(|message| Answer { headers, message, trailers }))
+        // What is made of it may be a user's code, and runs when the lock is free.
+        Poll::Ready(Ok((body, headers, trailers)))
     }
 
     /// Trailers of a call that ended OK.
