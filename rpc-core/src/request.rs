@@ -170,23 +170,18 @@ impl<T> Request<T> {
         }
     }
 
-    /// Notes what the server knows about a request that arrived: the time the client left, when
-    /// that ends, and where the request came from.
+    /// A request that arrived, with what the server knows about it: its metadata, the time the
+    /// client left, when that ends, and where it came from.
     #[inline]
-    pub(crate) fn set_arrival(
-        &mut self,
+    pub(crate) fn arrived(
+        message: T,
+        metadata: MetadataMap,
         timeout: Option<Duration>,
         deadline: Option<Instant>,
-        link: Option<Arc<LinkInfo>>,
-    ) {
-        self.context = Context { timeout, deadline, link };
-    }
-
-    /// Puts in the metadata that arrived.
-    #[inline]
-    pub(crate) fn with_metadata(mut self, metadata: MetadataMap) -> Request<T> {
-        self.metadata = metadata;
-        self
+        link: Arc<LinkInfo>,
+    ) -> Request<T> {
+        let context = Context { timeout, deadline, link: Some(link) };
+        Request { metadata, extensions: Extensions::new(), context, message }
     }
 }
 
@@ -265,10 +260,10 @@ mod tests {
 
     #[test]
     fn parts_keep_everything() {
-        let mut request = Request::new(1u8);
         let (now, limit) = (Instant::now(), Duration::from_secs(3));
         let link = Arc::new(LinkInfo::new("tcp", "eth0", "127.0.0.1:7400"));
-        request.set_arrival(Some(limit), Some(now + limit), Some(link));
+        let none = MetadataMap::new();
+        let mut request = Request::arrived(1u8, none, Some(limit), Some(now + limit), link);
         request.metadata_mut().insert("k", "v".parse().unwrap());
         request.extensions_mut().insert("mine");
 
@@ -292,9 +287,10 @@ mod tests {
         let mut request = Request::new(());
         assert_eq!(request.peer(), None);
         assert_eq!(request.remote_addr(), None);
-        request.set_arrival(None, None, Some(Arc::new(LinkInfo::default())));
+        let from = |link| Request::arrived((), MetadataMap::new(), None, None, Arc::new(link));
+        request = from(LinkInfo::default());
         assert_eq!(request.peer(), None);
-        request.set_arrival(None, None, Some(Arc::new(LinkInfo::new("shm", "", "pid 7"))));
+        request = from(LinkInfo::new("shm", "", "pid 7"));
         assert_eq!((request.peer(), request.remote_addr()), (Some("pid 7"), None));
         assert_eq!(request.call_deadline(Instant::now()), None);
     }
@@ -308,7 +304,8 @@ mod tests {
         assert_eq!(request.call_deadline(now), Some(now + second));
         request.set_timeout(Duration::MAX);
         assert_eq!(request.call_deadline(now), None);
-        request.set_arrival(Some(2 * second), Some(now + second), None);
+        let (none, link) = (MetadataMap::new(), Arc::default());
+        request = Request::arrived((), none, Some(2 * second), Some(now + second), link);
         assert_eq!(request.call_deadline(now), Some(now + second));
         request.set_timeout(second / 2);
         assert_eq!(request.call_deadline(now), Some(now + second / 2));

@@ -3,7 +3,6 @@
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::sync::Arc;
-use std::time::Instant;
 
 use futures_core::Stream;
 use prost::Message;
@@ -14,8 +13,6 @@ use crate::codec::decode;
 use crate::driver::body::View;
 use crate::driver::cell::{Cell, Fetched, Next};
 use crate::driver::{Arrival, Arrived, Conn, now};
-use crate::link::LinkInfo;
-use crate::metadata::MetadataMap;
 use crate::request::Request;
 use crate::response::Response;
 use crate::service::MessageLimits;
@@ -61,21 +58,22 @@ impl<'a> IncomingCall<'a> {
 
     /// One message in, one out.
     #[inline]
-    pub fn unary<Req, Res, F, Fut>(self, method: F) -> Handler
+    pub fn unary<Req, Res, F, Fut>(mut self, method: F) -> Handler
     where
         Req: Message + Default + 'static,
         Res: Message + 'static,
         F: FnOnce(Request<Req>) -> Fut + Send + 'static,
         Fut: Future<Output = Result<Response<Res>, Status>> + Send + 'static,
     {
-        let Parts { slot, context, reply, request } = self.split();
-        let message = match request {
+        let reply = self.reply();
+        let message = match self.messages() {
             Messages::Whole(view) => decode(view, "request", &reply.site.path),
             Messages::In(cell) => {
                 let cell = Arc::clone(cell);
-                return Handler::new(slot, Some(Arc::clone(&cell)), async move {
+                let request = self.request(());
+                return Handler::new(self.slot, Some(Arc::clone(&cell)), async move {
                     match only_message(&cell, &reply.site.path).await {
-                        Ok(message) => reply.unary(method(context.request(message)).await),
+                        Ok(message) => reply.unary(method(request.map(|()| message)).await),
                         Err(status) => reply.fail(status),
                     }
                 });
@@ -84,18 +82,18 @@ impl<'a> IncomingCall<'a> {
         match message {
             Ok(message) => {
                 // The method's future is made here, so that what it works on moves once.
-                let answer = method(context.request(message));
-                Handler::new(slot, None, async move { reply.unary(answer.await) })
+                let answer = method(self.request(message));
+                Handler::new(self.slot, None, async move { reply.unary(answer.await) })
             }
             Err(status) => {
                 reply.fail(status);
-                Handler::new(slot, None, std::future::ready(()))
+                Handler::new(self.slot, None, std::future::ready(()))
             }
         }
     }
 
     /// One message in, many out.
-    pub fn server_streaming<Req, Res, S, F, Fut>(self, method: F) -> Handler
+    pub fn server_streaming<Req, Res, S, F, Fut>(mut self, method: F) -> Handler
     where
         Req: Message + Default + 'static,
         Res: Message + 'static,
@@ -103,12 +101,13 @@ impl<'a> IncomingCall<'a> {
         F: FnOnce(Request<Req>) -> Fut + Send + 'static,
         Fut: Future<Output = Result<Response<S>, Status>> + Send + 'static,
     {
-        let Parts { slot, context, reply, request } = self.split();
-        let cell = reply.mailbox(request);
-        Handler::new(slot, Some(Arc::clone(&cell)), async move {
+        let reply = self.reply();
+        let cell = reply.mailbox(self.messages());
+        let request = self.request(());
+        Handler::new(self.slot, Some(Arc::clone(&cell)), async move {
             match only_message(&cell, &reply.site.path).await {
                 Ok(message) => {
-                    let answer = method(context.request(message)).await;
+                    let answer = method(request.map(|()| message)).await;
                     reply.stream(cell, answer).await;
                 }
                 Err(status) => reply.fail(status),
@@ -117,24 +116,24 @@ impl<'a> IncomingCall<'a> {
     }
 
     /// Many messages in, one out.
-    pub fn client_streaming<Req, Res, F, Fut>(self, method: F) -> Handler
+    pub fn client_streaming<Req, Res, F, Fut>(mut self, method: F) -> Handler
     where
         Req: Message + Default + 'static,
         Res: Message + 'static,
         F: FnOnce(Request<Streaming<Req>>) -> Fut + Send + 'static,
         Fut: Future<Output = Result<Response<Res>, Status>> + Send + 'static,
     {
-        let Parts { slot, context, reply, request } = self.split();
-        let cell = reply.mailbox(request);
-        Handler::new(slot, Some(Arc::clone(&cell)), async move {
-            let messages = Context::messages(&reply, cell);
-            let answer = method(context.request(messages)).await;
+        let reply = self.reply();
+        let cell = reply.mailbox(self.messages());
+        let request = self.request(streaming(&reply, Arc::clone(&cell)));
+        Handler::new(self.slot, Some(cell), async move {
+            let answer = method(request).await;
             reply.unary(answer);
         })
     }
 
     /// Many messages in, many out.
-    pub fn bidi_streaming<Req, Res, S, F, Fut>(self, method: F) -> Handler
+    pub fn bidi_streaming<Req, Res, S, F, Fut>(mut self, method: F) -> Handler
     where
         Req: Message + Default + 'static,
         Res: Message + 'static,
@@ -142,39 +141,49 @@ impl<'a> IncomingCall<'a> {
         F: FnOnce(Request<Streaming<Req>>) -> Fut + Send + 'static,
         Fut: Future<Output = Result<Response<S>, Status>> + Send + 'static,
     {
-        let Parts { slot, context, reply, request } = self.split();
-        let cell = reply.mailbox(request);
-        Handler::new(slot, Some(Arc::clone(&cell)), async move {
-            let messages = Context::messages(&reply, Arc::clone(&cell));
-            let answer = method(context.request(messages)).await;
+        let reply = self.reply();
+        let cell = reply.mailbox(self.messages());
+        let request = self.request(streaming(&reply, Arc::clone(&cell)));
+        Handler::new(self.slot, Some(Arc::clone(&cell)), async move {
+            let answer = method(request).await;
             reply.stream(cell, answer).await;
         })
     }
 
     /// Answers that there is no such method.
     pub fn unimplemented(self) -> Handler {
-        let Parts { slot, reply, .. } = self.split();
+        let reply = self.reply();
         let text = format!("method {} is not implemented", reply.site.path);
         reply.fail(Status::unimplemented(text));
-        Handler::new(slot, None, std::future::ready(()))
+        Handler::new(self.slot, None, std::future::ready(()))
+    }
+
+    /// What answers the call. To be made before anything of a user's runs: if that panics, it is
+    /// there to say so.
+    #[inline]
+    fn reply(&self) -> Reply {
+        let (site, id) = (Arc::clone(self.site), self.arrival.id);
+        Reply { site, id, limits: self.limits, answered: false }
     }
 
     #[inline]
-    fn split(self) -> Parts<'a> {
-        let IncomingCall { site, arrival, short, limits, slot } = self;
-        let Arrival { id, request, deadline, metadata, .. } = arrival;
-        let context = Context {
-            deadline: *deadline,
-            metadata: std::mem::take(metadata),
-            link: Arc::clone(site.conn.info()),
-        };
-        let reply = Reply { site: Arc::clone(site), id: *id, limits, answered: false };
-        let request = match request {
-            Arrived::Short { start, end } => Messages::Whole(View::Short(&short[*start..*end])),
+    fn messages(&self) -> Messages<'_> {
+        match &self.arrival.request {
+            Arrived::Short { start, end } => {
+                Messages::Whole(View::Short(&self.short[*start..*end]))
+            }
             Arrived::Long(bytes) => Messages::Whole(View::Shared(bytes)),
             Arrived::In(cell) => Messages::In(cell),
-        };
-        Parts { slot, context, reply, request }
+        }
+    }
+
+    /// The request, of which `message` is the message or the messages.
+    #[inline]
+    fn request<T>(&mut self, message: T) -> Request<T> {
+        let deadline = self.arrival.deadline;
+        let timeout = deadline.map(|deadline| deadline.saturating_duration_since(now()));
+        let metadata = std::mem::take(&mut self.arrival.metadata);
+        Request::arrived(message, metadata, timeout, deadline, Arc::clone(self.site.conn.info()))
     }
 }
 
@@ -182,14 +191,6 @@ impl fmt::Debug for IncomingCall<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("IncomingCall").field("path", &self.site.path).finish_non_exhaustive()
     }
-}
-
-struct Parts<'a> {
-    slot: Option<HandlerSlot>,
-    context: Context,
-    // Before the request: if its decoding panics, the reply is still there to say so.
-    reply: Reply,
-    request: Messages<'a>,
 }
 
 /// The messages of the call.
@@ -206,26 +207,9 @@ pub(super) struct Site {
     pub(super) path: Arc<str>,
 }
 
-/// What the handler is told beside the message.
-struct Context {
-    deadline: Option<Instant>,
-    metadata: MetadataMap,
-    link: Arc<LinkInfo>,
-}
-
-impl Context {
-    fn messages<T>(reply: &Reply, cell: Arc<Cell>) -> Streaming<T> {
-        let Site { conn, path } = &*reply.site;
-        Streaming::new(Arc::clone(conn), cell, Arc::clone(path), Side::Server)
-    }
-
-    #[inline]
-    fn request<T>(self, message: T) -> Request<T> {
-        let mut request = Request::new(message).with_metadata(self.metadata);
-        let timeout = self.deadline.map(|deadline| deadline.saturating_duration_since(now()));
-        request.set_arrival(timeout, self.deadline, Some(self.link));
-        request
-    }
+fn streaming<T>(reply: &Reply, cell: Arc<Cell>) -> Streaming<T> {
+    let Site { conn, path } = &*reply.site;
+    Streaming::new(Arc::clone(conn), cell, Arc::clone(path), Side::Server)
 }
 
 /// The one message of a call that has one.
