@@ -294,7 +294,8 @@ pub trait QueuePair: Send + 'static {
     /// The device's name, for people.
     fn device(&self) -> String;
 
-    /// Registers `len` bytes of new, zeroed memory.
+    /// Registers `len` bytes of memory. It is zeroed, except that a target of READs may hold what an
+    /// earlier one of this process did: nobody looks at it before a READ has filled it.
     fn register(&mut self, len: usize, access: Access) -> Result<Self::Region, VerbError>;
 
     /// Registering was refused for want of memory: asks to be woken when some has been given back.

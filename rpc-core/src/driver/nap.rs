@@ -9,6 +9,7 @@ impl<L: Link> Owner<L> {
     /// Whether there is something that only the driver does: a caller that polls serves itself.
     pub(super) fn needs_driver(&self) -> bool {
         self.dead.is_some()
+            || self.pull_due
             || self.session.is_going_away()
             || self.session.open_streams() > 1
             || !self.calls.batch.arrivals.is_empty()

@@ -112,6 +112,10 @@ pub(super) struct Owner<L> {
     pub(super) unflushed: u32,
     /// A pulled message has reached its mailbox.
     pub(super) delivered: bool,
+    /// The next pull waits for the next pass. A device may do all of a pull at once (shared memory
+    /// does), and before that the message that has just come goes to the program, and the
+    /// program's answer to the peer, who would wait in vain otherwise.
+    pub(super) pull_due: bool,
     pub(super) flush_frames: u32,
     /// Looks in a row at which a waiting caller was alone on the connection.
     pub(super) lonely: u32,
@@ -138,6 +142,7 @@ impl<L: Link> Owner<L> {
             help_passes: 0,
             unflushed: 0,
             delivered: false,
+            pull_due: false,
             flush_frames: link.flush_frames(),
             lonely: 0,
             only_bulks_since: None,
@@ -191,7 +196,10 @@ impl<L: Link> Owner<L> {
         now: Instant,
         bind: &mut dyn FnMut(u16, &str) -> Option<usize>,
     ) -> Result<bool, Failure> {
+        let before = std::mem::take(&mut self.delivered);
         let received = self.receive(now, bind)?;
+        let pulled = self.delivered;
+        self.delivered |= before;
         let mut busy = received > 0;
         if received > 0 {
             self.session.note_heard(now);
@@ -202,11 +210,16 @@ impl<L: Link> Owner<L> {
                 self.calls.expire(id, seen);
             }
         }
-        if let Some(link) = &mut self.link {
-            busy |= self.calls.pulls.start(&mut self.session, link)?;
-        }
         busy |= self.open_waiting()?;
         self.settle()?;
+        self.pull_due = pulled && self.calls.pulls.wait();
+        if let Some(link) = &mut self.link
+            && !self.pull_due
+            && self.calls.pulls.start(&mut self.session, link)?
+        {
+            busy = true;
+            self.settle()?;
+        }
         if self.session.is_going_away() && self.session.open_streams() == 0 {
             let since = *self.only_bulks_since.get_or_insert(now);
             self.bulk_wait_over = now.duration_since(since) >= BULK_WAIT;
@@ -320,6 +333,7 @@ impl<L: Link> Owner<L> {
         let awake = self.dead.is_some()
             || self.is_drained()
             || early
+            || self.pull_due
             || !self.calls.batch.arrivals.is_empty()
             || !watched
                 && self.link.as_mut().is_none_or(|link| match &self.sleeps_in {

@@ -44,9 +44,13 @@ impl Pulls {
         self.waiting.push_back(Pull { ticket, descriptor, len, cell });
     }
 
-    /// Begins one pull, if one can begin; whether anything changed. One at a time, because a
-    /// device may do all of it at once (shared memory does): then its message shall reach the
-    /// program, and the program's answer the peer, before the next.
+    /// Whether any has not begun.
+    pub(super) fn wait(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// Begins one pull, if one can begin; whether anything changed. One at a time, see
+    /// `Owner::pull_due`.
     pub(super) fn start<L: FrameSink>(
         &mut self,
         session: &mut Session,

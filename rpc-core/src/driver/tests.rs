@@ -389,3 +389,33 @@ fn a_call_that_ended_before_its_handler_did_finds_that_in_its_mailbox() {
     owner.run_job(Job::Attach { id, cell: Arc::clone(&late) });
     assert!(late.has_failed());
 }
+
+#[test]
+fn a_message_that_was_pulled_is_out_of_the_driver_before_the_next_pull_begins() {
+    let (near, far) = pair(MemoryConfig::default());
+    let owner = |role, link: MemoryLink| {
+        Owner::new(Session::new(role, SessionConfig::default(), link.limits(), now()), link)
+    };
+    let (mut client, mut server) = (owner(Role::Client, near), owner(Role::Server, far));
+    let (metadata, long) = (MetadataMap::new(), Bytes::from(vec![7; 40_000]));
+    let _calls = [(); 2].map(|()| client.open(&unary(&metadata, &long), None));
+    client.settle_or_fail();
+    let pass = |owner: &mut Owner<MemoryLink>| {
+        owner.delivered = false;
+        assert!(owner.pass(now(), &mut |_, _| Some(1 << 20)), "{:?}", owner.dead);
+        (owner.delivered, owner.calls.pulls.wait())
+    };
+    assert_eq!(pass(&mut server), (false, true), "the first of two is being pulled");
+    let woken = Arc::new(Woken::default());
+    server.sleeper = Some(Waker::from(Arc::clone(&woken)));
+    assert_eq!(pass(&mut server), (true, true), "it has come, and the second still waits");
+    // Whatever came of the link and the arrivals is none of this test's.
+    server.calls.batch.clear();
+    while server.link.as_mut().unwrap().receive().unwrap().is_some() {}
+    server.look_after_sleeper(|| false);
+    assert_eq!(woken.0.load(Ordering::Relaxed), 1, "who sleeps would forget the second");
+    assert!(server.needs_driver(), "and so would a caller who stops to poll");
+    assert_eq!(pass(&mut server), (false, false), "the second is being pulled");
+    assert!(!server.pull_due);
+    assert_eq!(pass(&mut server), (true, false));
+}

@@ -8,19 +8,24 @@
 //! Invariants the SAFETY comments name:
 //!
 //! * **mapped**: `start..start + len` is mapped readable (and writable if `writable`) from
-//!   construction to drop, and nothing but this value unmaps it.
+//!   construction to drop, and nothing but this value, or the block it is a part of, unmaps it.
 //! * **sized**: a memfd behind a mapping is at least `len` bytes long and can never shrink (it
 //!   carries the seal), so no access raises SIGBUS.
 //! * **exclusive**: no other process has, or can get, a writable mapping of the bytes.
+//! * **apart**: no byte is in two [`Stretch`]es, and a block lends nothing itself once it has become
+//!   one. They are made by [`Stretch::whole`], which takes the block by value, and cut and joined
+//!   here only.
 #![allow(unsafe_code)]
 
 use std::arch::x86_64::{_MM_HINT_ET0, _MM_HINT_T0, _mm_prefetch};
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::ptr::{self, NonNull};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use rustix::mm::{MapFlags, ProtFlags};
 
+use super::blocks;
 use super::memfd::{self, OfferedMemfd};
 use crate::copy::{copy_across, copy_in, copy_out};
 use crate::verbs::VerbError;
@@ -30,6 +35,9 @@ const LINE_BYTES: usize = 64;
 /// A burst with one short message takes two.
 const PREFETCH_LINES: usize = 2;
 
+/// A huge page, and where one may begin.
+pub(super) const HUGE_BYTES: usize = 2 << 20;
+
 /// Memory of this process, or shared with the peer.
 #[derive(Debug)]
 pub(super) struct Mapping {
@@ -37,6 +45,8 @@ pub(super) struct Mapping {
     len: usize,
     writable: bool,
     exclusive: bool,
+    /// Of a block, and to be given back to it; without one the mapping is whole.
+    part: Option<Stretch>,
 }
 
 // SAFETY: the mapping belongs to the process, not to a thread; by **mapped** it lives until drop.
@@ -55,6 +65,48 @@ impl Mapping {
         let mapped =
             unsafe { rustix::mm::mmap_anonymous(ptr::null_mut(), len, prot, MapFlags::PRIVATE) };
         Mapping::from_mmap(mapped, len, true, true)
+    }
+
+    /// Private, zeroed memory that begins where a huge page may. As many of its pages as are whole
+    /// huge ones are asked to be such when they are first touched: with a page for each 4 KiB, the
+    /// kernel spends a fifth of a READ on looking them up and pinning them, one by one.
+    pub(super) fn private_huge(len: usize) -> Result<Mapping, VerbError> {
+        // Somewhere in so much there are `len` bytes behind such an address.
+        let mut mapping = Mapping::private(len.saturating_add(HUGE_BYTES))?;
+        let start = mapping.start.as_ptr();
+        let before = start.align_offset(HUGE_BYTES);
+        debug_assert!(before < HUGE_BYTES, "the address of a byte can be aligned");
+        // Whole pages: the start is on one, and what follows the last byte's page goes.
+        let end = (before + len).next_multiple_of(rustix::param::page_size());
+        // SAFETY: before <= HUGE_BYTES, so the address is inside the mapping.
+        let aligned = unsafe { mapping.start.add(before) };
+        for (from, count) in [(0, before), (end, mapping.len - end.min(mapping.len))] {
+            if count > 0 {
+                // SAFETY: inside the mapping and on pages of which nobody has heard yet; from here
+                // on `start` and `len` say what is left (**mapped**).
+                let unmapped = unsafe { rustix::mm::munmap(start.add(from).cast(), count) };
+                debug_assert!(unmapped.is_ok(), "munmap of a mapping's end cannot fail");
+            }
+        }
+        (mapping.start, mapping.len) = (aligned, len);
+        let advice = rustix::mm::Advice::LinuxHugepage;
+        // SAFETY: the range is this mapping, whole (**mapped**); no byte of it changes.
+        // A kernel without huge pages refuses, and nothing is lost.
+        let _ = unsafe { rustix::mm::madvise(mapping.start.as_ptr().cast(), len, advice) };
+        Ok(mapping)
+    }
+
+    /// The first `len` bytes of a stretch of private memory, which is given back in the end. What
+    /// was there before still is.
+    ///
+    /// # Panics
+    /// If the stretch is shorter.
+    pub(super) fn part(stretch: Stretch, len: usize) -> Mapping {
+        assert!(len <= stretch.len && stretch.block.exclusive, "a part of private memory");
+        let at = stretch.block.at(stretch.offset, stretch.len);
+        let start = NonNull::new(at).expect("no mapping begins at address 0");
+        // **exclusive** and **mapped** as long as the stretch keeps its block; **apart**.
+        Mapping { start, len, writable: true, exclusive: true, part: Some(stretch) }
     }
 
     /// New zeroed memory both processes write, and the memfd to give to the peer.
@@ -115,7 +167,7 @@ impl Mapping {
         let address = mapped.map_err(|errno| failed(errno.raw_os_error()))?;
         let start = NonNull::new(address.cast::<u8>())
             .ok_or_else(|| failed(rustix::io::Errno::NOMEM.raw_os_error()))?;
-        Ok(Mapping { start, len, writable, exclusive })
+        Ok(Mapping { start, len, writable, exclusive, part: None })
     }
 
     /// Length in bytes.
@@ -304,6 +356,9 @@ pub(super) fn prefetch_address(address: usize) {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
+        if let Some(stretch) = self.part.take() {
+            return blocks::give_back(stretch);
+        }
         // SAFETY: **mapped**: the range is ours alone to unmap, and no borrow of it outlives
         // `self`.
         let unmapped = unsafe { rustix::mm::munmap(self.start.as_ptr().cast(), self.len) };
@@ -311,19 +366,70 @@ impl Drop for Mapping {
     }
 }
 
+/// Bytes of a block of private memory that nobody else has (**apart**).
+#[derive(Debug)]
+pub(super) struct Stretch {
+    block: Arc<Mapping>,
+    offset: usize,
+    len: usize,
+}
+
+impl Stretch {
+    /// All of a block.
+    pub(super) fn whole(block: Mapping) -> Stretch {
+        let len = block.len;
+        Stretch { block: Arc::new(block), offset: 0, len }
+    }
+
+    /// Length in bytes.
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether it is all of its block.
+    pub(super) fn is_whole(&self) -> bool {
+        self.len == self.block.len
+    }
+
+    /// Keeps the first `len` bytes and gives away the others.
+    ///
+    /// # Panics
+    /// If there are not so many.
+    pub(super) fn split_off(&mut self, len: usize) -> Stretch {
+        assert!(len <= self.len, "a stretch is cut beyond its end");
+        let rest = self.len - len;
+        self.len = len;
+        Stretch { block: Arc::clone(&self.block), offset: self.offset + len, len: rest }
+    }
+
+    /// Whether `other` begins where this ends.
+    pub(super) fn is_before(&self, other: &Stretch) -> bool {
+        Arc::ptr_eq(&self.block, &other.block) && self.offset + self.len == other.offset
+    }
+
+    /// One of two.
+    ///
+    /// # Panics
+    /// If `other` does not begin where this ends.
+    pub(super) fn join(&mut self, other: Stretch) {
+        assert!(self.is_before(&other), "stretches that do not touch");
+        self.len += other.len;
+    }
+}
+
 /// The one handle that may lend a mapping's bytes mutably. Requests under way hold plain
 /// `Arc<Mapping>`, which lends none.
 #[derive(Debug)]
-pub(super) struct OwnedMapping(std::sync::Arc<Mapping>);
+pub(super) struct OwnedMapping(Arc<Mapping>);
 
 impl OwnedMapping {
     /// Takes the mapping in; nobody else can have it yet.
     pub(super) fn new(mapping: Mapping) -> OwnedMapping {
-        OwnedMapping(std::sync::Arc::new(mapping))
+        OwnedMapping(Arc::new(mapping))
     }
 
     /// The mapping, to copy from or into.
-    pub(super) fn mapping(&self) -> &std::sync::Arc<Mapping> {
+    pub(super) fn mapping(&self) -> &Arc<Mapping> {
         &self.0
     }
 
@@ -358,6 +464,37 @@ mod tests {
         let mut byte = [0];
         owned.mapping().read(4999, &mut byte);
         assert_eq!(byte, [7]);
+    }
+
+    #[test]
+    fn memory_for_huge_pages_begins_where_one_may_and_is_no_longer_than_asked_for() {
+        for len in [1, 4096, 100_000, HUGE_BYTES, HUGE_BYTES + 1, 3 * HUGE_BYTES - 4096] {
+            let mut owned = OwnedMapping::new(Mapping::private_huge(len).unwrap());
+            assert_eq!((owned.bytes().len(), owned.bytes().as_ptr().addr() % HUGE_BYTES), (len, 0));
+            assert!(owned.bytes().iter().all(|&b| b == 0));
+            owned.bytes_mut()[len - 1] = 7;
+        }
+    }
+
+    #[test]
+    fn stretches_are_cut_and_joined_without_sharing_a_byte() {
+        let mut first = Stretch::whole(Mapping::private(3 * 4096).unwrap());
+        let mut second = first.split_off(4096);
+        let third = second.split_off(4096);
+        assert!(first.is_before(&second) && second.is_before(&third));
+        assert!(!first.is_before(&third) && !second.is_before(&first));
+        assert_eq!([first.len(), second.len(), third.len()], [4096; 3]);
+        first.join(second);
+        assert!(!first.is_whole());
+        first.join(third);
+        assert!(first.is_whole());
+    }
+
+    #[test]
+    #[should_panic(expected = "do not touch")]
+    fn stretches_of_different_blocks_are_not_joined() {
+        let mut one = Stretch::whole(Mapping::private(4096).unwrap());
+        one.join(Stretch::whole(Mapping::private(4096).unwrap()));
     }
 
     #[test]

@@ -31,6 +31,7 @@
 //! | `connect`, `peer`, `upgrade`, `host_id` | finding each other |
 //! | `lend`, `mark` | memory of the program lent to the peer's READs; by what ours is known |
 //! | `cross_read` | reading the peer's process; unsafe |
+//! | `blocks` | huge pages for long messages to be pulled into |
 //! | `mapping` (and `crate::copy`) | mapped memory; unsafe |
 //!
 //! # Trust
@@ -43,6 +44,7 @@
 #![deny(unsafe_code)]
 
 mod attend;
+mod blocks;
 mod config;
 mod connect;
 mod control;

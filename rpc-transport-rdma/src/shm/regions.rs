@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::io::Errno;
 
+use super::blocks;
 use super::fdpass::{self, Message, Sent};
 use super::mapping::{Mapping, OwnedMapping};
 use super::memfd::OfferedMemfd;
@@ -180,7 +181,11 @@ impl OwnRegions {
         }
         let dropped = Arc::clone(&self.dropped);
         if access.is_local() {
-            let memory = OwnedMapping::new(Mapping::private(len)?);
+            let memory = OwnedMapping::new(match access {
+                Access::ReadTarget => blocks::memory(len)?,
+                // Of staging memory much is never touched: it stays in small pages.
+                _ => Mapping::private(len)?,
+            });
             return Ok(ShmRegion { memory, len, access, rkey: 0, dropped });
         }
         if self.offered_bytes.saturating_add(len as u64) > self.max_bytes {

@@ -25,8 +25,8 @@ fn proof_bytes(len: usize) -> usize {
     (len / 16).clamp(PROOF_BYTES, MAX_BUFFER_BYTES - PREFIX_BYTES)
 }
 
-/// What the next read asks for while long frames come one after the other: a prefix and the
-/// proof, so that nearly all of a frame is read to where it stays.
+/// What the next read asks for while long frames come one after the other and the next one's
+/// length is not known yet: little, so that nearly all of the frame is read to where it stays.
 const AFTER_LONG_BYTES: usize = PREFIX_BYTES + PROOF_BYTES;
 
 /// What [`Inbound::advance`] found.
@@ -182,13 +182,20 @@ impl Inbound {
             return Ok(n);
         }
         self.make_room();
-        let room = match self.expect_long {
-            true => self.buffer.len().min(self.end + AFTER_LONG_BYTES),
-            false => self.buffer.len(),
-        };
+        let room = self.read_until().clamp(self.end + 1, self.buffer.len());
         let n = socket.try_read(&mut self.buffer[self.end..room])?;
         self.end += n;
         Ok(n)
+    }
+
+    /// Where the next read into the buffer ends. A long frame's proof is fetched by as few reads as
+    /// it takes, and nothing behind it.
+    fn read_until(&self) -> usize {
+        match self.declared() {
+            _ if !self.expect_long => self.buffer.len(),
+            Some(len) if len >= OWNED_BYTES => self.start + PREFIX_BYTES + proof_bytes(len),
+            _ => self.end + AFTER_LONG_BYTES,
+        }
     }
 
     /// Moves what is left to the front and makes the buffer large enough for a useful read.
@@ -206,7 +213,9 @@ impl Inbound {
             len if filled && !self.expect_long => (len * 2).min(MAX_BUFFER_BYTES),
             len => len,
         };
-        self.buffer.resize(wanted.max(self.end + 1), 0);
+        // What a proof takes, the buffer has at once: growing it byte by byte would be reading so.
+        let least = if self.expect_long { self.read_until() } else { self.end + 1 };
+        self.buffer.resize(wanted.max(least.min(MAX_BUFFER_BYTES)).max(self.end + 1), 0);
     }
 
     /// What the end of stream means here.
@@ -250,5 +259,63 @@ fn read_failed(peer: &str, error: &io::Error) -> LinkError {
              ({error})"
         )),
         _ => LinkError::io(format!("reading from {peer}: {error}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::socket::SocketOptions;
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::UnixStream;
+
+    /// Frames of these lengths, received; how many reads brought bytes of the last one.
+    async fn reads_for_the_last(lens: &[usize]) -> usize {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let socket = Socket::from_unix(ours, &SocketOptions::default()).unwrap();
+        let mut inbound = Inbound::new(&[], 2 << 20);
+        let mut reads = 0;
+        for &len in lens {
+            let mut bytes = (len as u32).to_le_bytes().to_vec();
+            bytes.extend((0..len).map(|at| at as u8));
+            let sent = async {
+                theirs.write_all(&bytes).await.unwrap();
+            };
+            let received = async {
+                reads = 0;
+                loop {
+                    match inbound.take().unwrap() {
+                        Some(Next::Lent(range)) => {
+                            return assert_eq!(inbound.lent(range), &bytes[PREFIX_BYTES..]);
+                        }
+                        Some(Next::Owned(frame)) => {
+                            return assert_eq!(frame, bytes[PREFIX_BYTES..]);
+                        }
+                        Some(Next::Nothing) | None => {}
+                    }
+                    match inbound.read(&socket) {
+                        Ok(_) => reads += 1,
+                        Err(error) => {
+                            assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+                            std::future::poll_fn(|cx| socket.poll_read_ready(cx)).await.unwrap();
+                        }
+                    }
+                }
+            };
+            tokio::join!(sent, received);
+        }
+        reads
+    }
+
+    /// A Unix socket gives what the peer wrote in pieces of up to 32 KiB.
+    const MOST_READS: usize = 8 + (1 << 20) / (32 * 1024);
+
+    #[tokio::test]
+    async fn a_long_frame_takes_few_reads_whatever_came_before_it() {
+        for before in [&[][..], &[100], &[9_000], &[20_000], &[60_000; 3], &[1 << 20; 2]] {
+            let lens = [before, &[1 << 20]].concat();
+            let reads = reads_for_the_last(&lens).await;
+            assert!(reads <= MOST_READS, "{reads} reads after {before:?}");
+        }
     }
 }
