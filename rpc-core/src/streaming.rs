@@ -130,7 +130,10 @@ impl<T: Message + Default> Streaming<T> {
                 let decode = |body: View<'_>| crate::codec::decode(body, what, &self.path);
                 match self.cell.poll_next(cx, &mut self.fetched, decode) {
                     Poll::Ready(next) => next,
-                    Poll::Pending => return Poll::Pending,
+                    Poll::Pending => {
+                        self.conn.end_help();
+                        return Poll::Pending;
+                    }
                 }
             }
         };

@@ -17,7 +17,7 @@ use rdma_rpc_core::link::{FrameSink, Link, LinkErrorKind, Received};
 use rdma_rpc_core::memory::{MemoryConfig, MemoryLink, pair};
 use rdma_rpc_core::server::ConnectionConfig;
 use rdma_rpc_core::wire::{Header, Kind, flag};
-use rdma_rpc_core::{Code, Progress, Request, RequestSeen, Status, Streaming};
+use rdma_rpc_core::{Code, Progress, ProgressMode, Request, RequestSeen, Status, Streaming};
 use support::*;
 
 /// Gives the one connection it has.
@@ -48,8 +48,12 @@ fn event_mode() -> ConnectionConfig {
 }
 
 fn scripted(max_streams: u64) -> Scripted {
+    scripted_in(event_mode(), max_streams)
+}
+
+fn scripted_in(config: ConnectionConfig, max_streams: u64) -> Scripted {
     let (near, far) = pair(MemoryConfig::default());
-    let (connection, driving) = connect_link(near, event_mode(), "a test");
+    let (connection, driving) = connect_link(near, config, "a test");
     let ended = tokio::spawn(driving);
     let channel = Channel::lazy(Given(Mutex::new(Some(connection))), ReconnectPolicy::default());
     let mut scripted = Scripted { client: Client::new(channel), far, ended };
@@ -161,6 +165,29 @@ async fn a_call_that_waited_for_a_stream_tells_the_time_that_is_left() {
     assert!(left_us <= 40_000, "{left_us}");
     scripted.say(Header::new(Kind::Response, header.stream), &[]);
     second.await.unwrap().unwrap();
+}
+
+/// The clock stands still unless everybody sleeps, and of those that poll nobody may.
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_comes_in_parts_does_not_find_the_driver_at_a_nap() {
+    let progress = Progress { mode: ProgressMode::Busy, ..Progress::default() };
+    let mut scripted =
+        scripted_in(ConnectionConfig { progress, ..ConnectionConfig::default() }, 10);
+    tokio::task::yield_now().await;
+    for _ in 0..10 {
+        let start = tokio::time::Instant::now();
+        let call = scripted.call(None);
+        let (request, _) = scripted.hears(Kind::Request).await;
+        // The caller polls for a while, finds this, and has to wait all the same.
+        let flags = flag::MESSAGE;
+        scripted.say(Header { flags, ..Header::new(Kind::Message, request.stream) }, &[]);
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        scripted.say(Header::new(Kind::Trailers, request.stream), &[]);
+        call.await.unwrap().unwrap();
+        assert_eq!(start.elapsed(), Duration::ZERO);
+    }
 }
 
 #[tokio::test(start_paused = true)]

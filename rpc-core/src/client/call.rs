@@ -159,6 +159,9 @@ impl Call {
         {
             return Poll::Ready(result);
         }
+        if helped {
+            self.conn().end_help();
+        }
         if let Some(sleep) = &mut self.alarm
             && sleep.as_mut().poll(cx).is_ready()
         {

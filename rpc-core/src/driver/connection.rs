@@ -93,8 +93,13 @@ pub(crate) trait Conn: Send + Sync + 'static {
     fn attach(&self, id: StreamId) -> Arc<Cell>;
 
     /// Moves the connection along in place, where its mode is to poll and nobody else's call is on
-    /// it: for a client whose call waits for something to come into `cell`. Whether it has done so.
+    /// it: for a client whose call waits for something to come into `cell`. Whether it has done so:
+    /// who still has to wait then says that by [`Conn::end_help`].
     fn help(&self, cell: &Cell) -> bool;
+
+    /// What [`Conn::help`] brought is not what the call waits for: the driver goes on, which may
+    /// have left the link to the caller.
+    fn end_help(&self);
 
     /// Server: accept no more calls; end when those that are open have ended.
     fn go_away(&self, reason: &str);
@@ -517,10 +522,13 @@ impl<L: Link> Conn for Connection<L> {
         if let (Some(patience), true) = (patience, passes.is_empty()) {
             patience.was_vain();
         }
+        true
+    }
+
+    fn end_help(&self) {
         if self.with_owner(Owner::end_help).is_none() {
             self.leave(Job::EndHelp);
         }
-        true
     }
 
     fn go_away(&self, reason: &str) {

@@ -25,6 +25,8 @@ pub(crate) mod body;
 mod calls;
 pub(crate) mod cell;
 mod connection;
+#[cfg(test)]
+mod help_tests;
 mod job;
 mod nap;
 mod owner;

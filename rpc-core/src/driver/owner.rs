@@ -302,8 +302,12 @@ impl<L: Link> Owner<L> {
     /// Whether a caller that waits may do so in place. Alone on the connection it may: nobody
     /// else's answer is held up, and the hand-off to the driver's task and back is saved. But a
     /// caller that never lets others run is always alone, so now and then it has to let them.
+    ///
+    /// A stream may have ended before its last message has been pulled, which is then what its
+    /// caller waits for.
     pub(super) fn may_wait_here(&mut self) -> bool {
-        if self.session.open_streams() != 1 {
+        let open = self.session.open_streams();
+        if open > 1 || (open == 0 && self.calls.pulls.is_idle()) {
             self.lonely = 0;
             return false;
         }

@@ -49,6 +49,11 @@ impl Pulls {
         !self.waiting.is_empty()
     }
 
+    /// Whether none waits and none is under way.
+    pub(super) fn is_idle(&self) -> bool {
+        self.waiting.is_empty() && self.under_way.is_empty()
+    }
+
     /// Begins one pull, if one can begin; whether anything changed. One at a time, see
     /// `Owner::pull_due`.
     pub(super) fn start<L: FrameSink>(

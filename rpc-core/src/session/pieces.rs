@@ -9,8 +9,8 @@ use super::stream::{Partial, Stream};
 use super::{CANCELLED, RESOURCE_EXHAUSTED, Role, Session, StreamId};
 use crate::wire::{Header, MESSAGE_OVERHEAD_BYTES, WireError, flag};
 
-/// The first allocation for a message that comes in pieces, in bytes: more follows as pieces
-/// arrive, so that a length alone makes nobody allocate.
+/// The first allocation for a message that comes in pieces, in bytes. More follows as pieces
+/// arrive, at most twice of what has: a length alone makes nobody allocate.
 const FIRST_PARTIAL_BYTES: usize = 64 * 1024;
 
 /// A message, or a piece of one, in a frame.
@@ -73,7 +73,7 @@ impl Session {
             return Err(WireError::new(12, "the pieces do not add up to the message's length"));
         }
         if partial.bytes.capacity() < so_far {
-            let room = (partial.bytes.capacity() * 2).clamp(so_far, total);
+            let room = (so_far * 2).min(total);
             partial.bytes.reserve(room - partial.bytes.len());
         }
         partial.bytes.extend_from_slice(payload.as_slice());

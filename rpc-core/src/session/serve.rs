@@ -7,6 +7,14 @@ use super::stream::{PendingBody, PendingMessage, State};
 use crate::link::{FrameSink, LinkError};
 use crate::wire::{HEADER_BYTES, Header, Kind, MESSAGE_OVERHEAD_BYTES, flag};
 
+/// The first piece of a message that takes several frames, in bytes: so short that the next may
+/// begin within the smallest window, during which the peer credits the rest.
+const FIRST_PIECE_BYTES: usize = 32 * 1024;
+/// The longest of its other pieces, in bytes. While one is on its way the peer puts the one before
+/// it in its place, from cache: over TCP this took four fifths of the time of pieces of a
+/// mebibyte.
+const PIECE_BYTES: usize = 256 * 1024;
+
 /// What became of a stream's turn.
 enum Served {
     /// One frame went.
@@ -159,7 +167,7 @@ impl Session {
             }
         } else {
             let first = *sent == 0;
-            let piece = (len - *sent).min(max_frame_bytes - HEADER_BYTES);
+            let piece = next_piece(len, *sent, max_frame_bytes - HEADER_BYTES);
             let more = *sent + piece < len;
             let mut flags = flag::MESSAGE;
             if more {
@@ -209,4 +217,15 @@ impl Session {
             self.writable.push(id);
         }
     }
+}
+
+/// Bytes of the next piece of a message of `len` bytes, of which `sent` have gone, on a link whose
+/// frames take `longest`.
+fn next_piece(len: usize, sent: usize, longest: usize) -> usize {
+    let most = match sent {
+        _ if len <= longest => len,
+        0 => FIRST_PIECE_BYTES,
+        _ => PIECE_BYTES,
+    };
+    (len - sent).min(most).min(longest)
 }

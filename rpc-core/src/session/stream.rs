@@ -10,6 +10,7 @@ use bytes::BytesMut;
 
 use super::batch::Batch;
 use crate::parts::Parts;
+use crate::wire::MESSAGE_OVERHEAD_BYTES;
 
 /// Where a stream is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -160,16 +161,21 @@ impl Stream {
         self.receive_position - self.consumed + self.metadata_bytes
     }
 
-    /// Credits what the reader took, and the pieces of a message it is waiting for: a message
-    /// longer than the window must be able to arrive, but only for a reader that keeps up. A
-    /// reader need not report every message it takes, so it keeps up while what it has not
-    /// reported is at most half a window.
+    /// Credits what the reader took, and all of a message it is waiting for once its first piece
+    /// is here: a message longer than the window must be able to arrive, without a stop for each
+    /// piece, but only for a reader that keeps up. A reader need not report every message it
+    /// takes, so it keeps up while what it has not reported is at most half a window.
+    ///
+    /// The limit stated for it is the message's end, or a window beyond the pieces that are here:
+    /// once it has come, its sender is no more than a window ahead of its last piece.
     pub(super) fn credit(&mut self, window_bytes: u64) {
         self.credited = self.credited.max(self.consumed);
         if let Some(partial) = &self.partial
             && self.consumed + window_bytes / 2 >= partial.start
         {
-            self.credited = self.credited.max(self.receive_position);
+            let end = partial.start + MESSAGE_OVERHEAD_BYTES + partial.total as u64;
+            let enough = end.saturating_sub(window_bytes).max(self.receive_position);
+            self.credited = self.credited.max(enough);
         }
     }
 }

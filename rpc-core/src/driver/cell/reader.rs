@@ -83,13 +83,17 @@ impl Cell {
         Poll::Pending
     }
 
-    /// Client: whether a look into the mailbox finds something new.
+    /// Client: whether a look into the mailbox finds something new. What has come along with a
+    /// message that is being pulled is no news before it: a long answer begins with its end.
     pub(crate) fn has_news(&self) -> bool {
         let state = self.lock();
-        state.answer.is_some()
-            || matches!(state.inbox.front(), Some(Item::Message { .. } | Item::Several(_)))
-            || state.headers.is_some()
-            || !matches!(state.end, End::Open)
+        match state.inbox.front() {
+            Some(Item::Message { .. } | Item::Several(_)) => true,
+            Some(Item::Pulling { .. }) => matches!(state.end, End::Failed(_)),
+            None => {
+                state.answer.is_some() || state.headers.is_some() || !matches!(state.end, End::Open)
+            }
+        }
     }
 
     /// How the call has failed, if it has.

@@ -69,3 +69,18 @@ fn a_lost_connection_ends_a_call_whose_stream_had_ended_well() {
     whole.lose_pulls(&lost);
     assert_eq!(read(&whole), (vec![1], Some(Code::Ok)));
 }
+
+#[test]
+fn what_comes_with_a_message_that_is_being_pulled_is_no_news_before_it() {
+    let cell = Cell::default();
+    assert!(cell.put_pulling(7, 1, Around::new(&[], &[])));
+    cell.put_headers(MetadataMap::new());
+    cell.put_end(End::Ok(MetadataMap::new()));
+    assert!(!cell.has_news());
+    cell.pulled(7, Bytes::from_static(&[1]));
+    assert!(cell.has_news());
+    let lost = Cell::default();
+    assert!(lost.put_pulling(7, 1, Around::new(&[], &[])));
+    lost.put_status(Status::internal("as the test asked"));
+    assert!(lost.has_news(), "whoever wants one answer need not wait for it");
+}

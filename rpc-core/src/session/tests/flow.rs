@@ -134,6 +134,46 @@ fn a_message_longer_than_the_window_arrives_for_a_reader_that_keeps_up() {
 }
 
 #[test]
+fn a_long_message_is_credited_whole_when_its_first_piece_is_there() {
+    for (window_bytes, max_buffered_bytes) in
+        [(INITIAL_WINDOW_BYTES, 1 << 30), (256 << 10, 1 << 30), (256 << 10, 1_000_000)]
+    {
+        let server = SessionConfig {
+            window_bytes,
+            max_buffered_bytes,
+            max_message_bytes: 4 << 20,
+            ..SessionConfig::default()
+        };
+        let limits = LinkLimits { max_frame_bytes: 1 << 20, ..ROOMY };
+        let mut pair = Pair::with(limits, SessionConfig::default(), server);
+        pair.run();
+        let (id, _) = opened(&mut pair);
+        pair.server.session.set_method_limit(0, 4 << 20);
+        assert_eq!(pair.client_sends(id, 3_000_000, true), Sending::Queued);
+        pair.client.transmit();
+        assert_eq!(pair.client.kinds(), [Kind::Message; 2], "the second is on its way meanwhile");
+        assert!(pair.step_server());
+        pair.server.transmit();
+        assert_eq!(pair.server.kinds(), [Kind::Window]);
+        assert!(pair.step_client());
+        let stream = &pair.client.session.streams[id.slot()];
+        assert_eq!(stream.send_limit, 3_000_000 + MESSAGE_OVERHEAD_BYTES, "and no more than that");
+        pair.client.transmit();
+        assert!(!pair.client.session.streams[id.slot()].has_queue(), "it has stopped once more");
+        while pair.step_server() {
+            assert!(pair.server.session.buffered_bytes() <= max_buffered_bytes);
+        }
+        let seen = pair.server.take();
+        if max_buffered_bytes > 3_000_000 {
+            let [Seen::Message { message: Some(message), .. }] = &seen[..] else { panic!() };
+            assert_eq!(message[..], body(3_000_000));
+        } else {
+            assert!(matches!(seen[..], [Seen::Refused(_, Refusal::TooMuchBuffered { .. })]));
+        }
+    }
+}
+
+#[test]
 fn a_long_message_shares_the_link_with_short_ones() {
     let mut pair = Pair::settled(SMALL_FRAMES);
     let (long, _) = opened(&mut pair);
