@@ -64,6 +64,8 @@ impl<L: Link> Owner<L> {
 
     /// The same for a call that has its mailbox already: it waited for the connection.
     fn open_left(&mut self, open: OwnedOpen) {
+        // Its caller may not poll: the driver must not rely on one that did.
+        self.end_help();
         self.calls.waiting.push_back(open);
         if let Err(error) = self.open_waiting() {
             // The call learns of it with the others that wait.
