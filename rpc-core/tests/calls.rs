@@ -169,6 +169,17 @@ async fn messages_beyond_the_limits_are_refused() {
 }
 
 #[tokio::test]
+async fn a_message_that_must_not_be_sent_makes_no_connection() {
+    let world = world(MemoryConfig::default(), ConnectionConfig::default());
+    let client = world.client.clone().max_encoding_message_size(2);
+    let call = client.unary::<_, Ping>(&METHODS[0], Request::new(ping("long", 1)));
+    let status = call.await.unwrap_err();
+    assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
+    assert_eq!(status.request_seen(), RequestSeen::NeverSent);
+    assert!(world.servers.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
 async fn many_calls_share_a_connection_and_shutdown_lets_them_finish() {
     let world = world(MemoryConfig::default(), ConnectionConfig::default());
     let calls = (0..1000).map(|number| {

@@ -96,6 +96,11 @@ impl<Req: Message, Res: Message + Default> Unary<'_, Req, Res> {
                 Stage::Begin => match self.client.channel().current() {
                     Some(connection) => self.open(cx, deadline, connection)?,
                     None => {
+                        // A message that must not be sent need not wait for a connection.
+                        ProstMessage::new(
+                            self.request.get_ref(),
+                            self.client.limits().encode_bytes,
+                        )?;
                         let connecting = self.client.connect(deadline);
                         self.stage = Stage::Connecting(Box::pin(connecting));
                     }

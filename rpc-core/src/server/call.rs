@@ -4,6 +4,7 @@ use std::fmt;
 use std::future::{Future, poll_fn};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures_core::Stream;
 use prost::Message;
 
@@ -79,6 +80,10 @@ impl<'a> IncomingCall<'a> {
                 });
             }
         };
+        if let Arrived::Long(bytes) = &mut self.arrival.request {
+            // What has been read goes now, and not with its batch.
+            *bytes = Bytes::new();
+        }
         match message {
             Ok(message) => {
                 // The method's future is made here, so that what it works on moves once.
