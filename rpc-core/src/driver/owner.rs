@@ -315,6 +315,15 @@ impl<L: Link> Owner<L> {
         self.lonely % LONELY_LOOKS >= 2
     }
 
+    /// Whether there is something for the driver that no news of the link will tell it of. It may
+    /// have been left between the driver's last pass and its sleep.
+    pub(super) fn must_not_sleep(&self) -> bool {
+        self.dead.is_some()
+            || self.pull_due
+            || self.is_drained()
+            || !self.calls.batch.arrivals.is_empty()
+    }
+
     /// Before the lock is let go: the task that sleeps must still be woken by what comes. Using
     /// a link disarms it, so it is armed again in the sleeper's name; and the sleeper is woken if
     /// there is something for it already, if it has to wake earlier, or if it is all over.
@@ -334,11 +343,8 @@ impl<L: Link> Owner<L> {
             .poll_timeout()
             .is_some_and(|due| self.alarm.is_none_or(|alarm| due < alarm));
         let mut cx = Context::from_waker(sleeper);
-        let awake = self.dead.is_some()
-            || self.is_drained()
+        let awake = self.must_not_sleep()
             || early
-            || self.pull_due
-            || !self.calls.batch.arrivals.is_empty()
             || !watched
                 && self.link.as_mut().is_none_or(|link| match &self.sleeps_in {
                     Some(set) => link.poll_ready_in(&mut cx, set).is_ready(),

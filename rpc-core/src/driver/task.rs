@@ -276,7 +276,7 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
         let armed = self.connection.with_owner(|owner| {
             // Calls rely on us to flush what they committed while we were awake.
             owner.settle_or_fail();
-            if owner.dead.is_some() || owner.pull_due {
+            if owner.must_not_sleep() {
                 return Poll::Ready(());
             }
             let Some(link) = &mut owner.link else { return Poll::Ready(()) };

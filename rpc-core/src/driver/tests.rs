@@ -1,9 +1,10 @@
 //! What the owner owes calls when the link fails under them, and what it keeps of calls that
 //! nobody wants any more.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -11,8 +12,8 @@ use super::body::Body;
 use super::cell::{Cell, End};
 use super::connection::{Begun, Conn, Connection, OpenRequest, Watch};
 use super::job::{Job, OwnedOpen};
-use super::owner::{Failure, Owner};
-use super::task::{Progress, ProgressMode, now};
+use super::owner::{ArrivalBatch, Arrivals, Failure, Owner};
+use super::task::{Driver, Progress, ProgressMode, now};
 use crate::link::{BulkDescriptor, FrameSink, Link, LinkError, LinkInfo, LinkLimits, Received};
 use crate::memory::{MemoryConfig, MemoryLink, pair};
 use crate::metadata::MetadataMap;
@@ -20,11 +21,11 @@ use crate::poll_set::PollSet;
 use crate::session::{CANCELLED, Encode, Payload, Role, Session, SessionConfig};
 use crate::status::{Code, RequestSeen, Status};
 
-/// A link that fails at its n-th frame.
-#[derive(Debug)]
+/// A link that fails at its n-th frame, and does something each time it is asked what has come.
 struct Failing {
     link: MemoryLink,
     frames_left: usize,
+    at_receive: Box<dyn FnMut() + Send>,
 }
 
 impl FrameSink for Failing {
@@ -72,6 +73,7 @@ impl Link for Failing {
     }
 
     fn receive(&mut self) -> Result<Option<Received<'_>>, LinkError> {
+        (self.at_receive)();
         self.link.receive()
     }
 
@@ -95,7 +97,7 @@ impl Link for Failing {
 fn failing(frames_left: usize) -> (Owner<Failing>, MemoryLink) {
     let (link, far) = pair(MemoryConfig::default());
     let session = Session::new(Role::Client, SessionConfig::default(), link.limits(), now());
-    (Owner::new(session, Failing { link, frames_left }), far)
+    (Owner::new(session, Failing { link, frames_left, at_receive: Box::new(|| {}) }), far)
 }
 
 fn unary<'a>(metadata: &'a MetadataMap, message: &'a Bytes) -> OpenRequest<'a> {
@@ -112,6 +114,39 @@ fn unary<'a>(metadata: &'a MetadataMap, message: &'a Bytes) -> OpenRequest<'a> {
 fn failure(cell: &Cell) -> (Code, RequestSeen) {
     let status = cell.failure().expect("the call has not ended");
     (status.code(), status.request_seen())
+}
+
+struct Nothing;
+
+impl Arrivals for Nothing {
+    fn bind(&mut self, _: u16, _: &str) -> Option<usize> {
+        None
+    }
+
+    fn run(&mut self, _: &mut ArrivalBatch) {}
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_done_while_the_driver_is_about_to_sleep_is_not_forgotten_until_its_alarm() {
+    let (link, _far) = pair(MemoryConfig::default());
+    let itself = Arc::new(OnceLock::<Weak<Connection<Failing>>>::new());
+    let (late, mut looks) = (Arc::clone(&itself), 0);
+    // The driver has the connection, so this is done after its pass, which finds nothing.
+    let go = move || {
+        looks += 1;
+        if looks == 1 {
+            let connection = late.get().and_then(Weak::upgrade).expect("it lives");
+            connection.go_away("the last handle is dropped");
+        }
+    };
+    let link = Failing { link, frames_left: usize::MAX, at_receive: Box::new(go) };
+    let config = SessionConfig::default();
+    let connection = Connection::new(Role::Client, config, Progress::EVENT, link, now());
+    let connection = Arc::new(connection);
+    itself.set(Arc::downgrade(&connection)).expect("once");
+    let begin = now();
+    let ended = Driver::new(connection, Nothing).await;
+    assert!(now() - begin < Duration::from_secs(1), "{ended:?} after {:?}", now() - begin);
 }
 
 #[test]
