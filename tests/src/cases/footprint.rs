@@ -59,7 +59,9 @@ pub async fn connections_cost_what_is_stated(place: Place) {
     for _ in 0..ROUNDS {
         rounds.push(come_and_go(&world, before).await);
     }
-    let grown = rounds[ROUNDS].left.saturating_sub(rounds[ROUNDS / 2].left);
+    // A single round may find more or fewer of them than the next: three are taken together.
+    let kept = |last: usize| rounds[last - 2..=last].iter().map(|cost| cost.left).sum::<u64>() / 3;
+    let grown = kept(ROUNDS).saturating_sub(kept(ROUNDS / 2));
     assert!(grown < LEAKED_BYTES, "{grown} bytes per end are lost: {rounds:#?}");
     world.shut_down().await;
 }
