@@ -1,6 +1,6 @@
 //! A lock that is held for a few instructions at a time.
 //!
-//! Under it runs no code but ours: no waker, no destructor of a user's, no `await`. Then whoever
+//! Under it runs no code but ours: nobody is woken, nothing of a user's is dropped, no `await`. Then whoever
 //! finds it taken need not sleep in the kernel, and letting go is a store instead of a second
 //! locked instruction, of which a small call has few to spend.
 

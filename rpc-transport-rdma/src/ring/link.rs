@@ -360,6 +360,12 @@ impl<Q: QueuePair> RingLink<Q> {
                 Some(error) => Err(self.end(error)),
             };
         }
+        self.lend_frame()
+    }
+
+    /// The next frame of the burst in `scratch`.
+    #[inline]
+    fn lend_frame(&mut self) -> Result<Option<Received<'_>>, LinkError> {
         let frame = self.next_frame();
         let frame = self.ending(frame)?;
         Ok(Some(Received::Frame(&self.receiver.scratch[frame])))
@@ -418,9 +424,7 @@ impl<Q: QueuePair> Link for RingLink<Q> {
         self.check_over()?;
         let receiver = &self.receiver;
         if receiver.cursor < receiver.scratch_bytes && receiver.finished.is_empty() {
-            let frame = self.next_frame();
-            let frame = self.ending(frame)?;
-            return Ok(Some(Received::Frame(&self.receiver.scratch[frame])));
+            return self.lend_frame();
         }
         self.receive_more()
     }

@@ -225,23 +225,13 @@ impl Mapping {
     /// Has the processor fetch what a short burst at `offset` takes, to be read.
     #[inline]
     pub(super) fn prefetch_read(&self, offset: usize) {
-        self.prefetch::<_MM_HINT_T0>(offset);
+        prefetch_lines::<_MM_HINT_T0>(self.address(offset));
     }
 
     /// The same, to be written: it is taken out of the other processor's cache before it is needed.
     #[inline]
     pub(super) fn prefetch_write(&self, offset: usize) {
-        self.prefetch::<_MM_HINT_ET0>(offset);
-    }
-
-    #[inline]
-    fn prefetch<const HINT: i32>(&self, offset: usize) {
-        for line in 0..PREFETCH_LINES {
-            let at = (offset + line * LINE_BYTES).min(self.len - 1);
-            // SAFETY: the address is inside the mapping (`at < len`, and no mapping is empty),
-            // and a prefetch reads and changes nothing.
-            unsafe { _mm_prefetch::<HINT>(self.start.as_ptr().add(at).cast()) }
-        }
+        prefetch_lines::<_MM_HINT_ET0>(self.address(offset));
     }
 
     /// An address for [`prefetch_address`]: a hint may outlive the mapping.
@@ -346,11 +336,17 @@ impl Mapping {
 /// As [`Mapping::prefetch_read`], of what may be unmapped by now.
 #[inline]
 pub(super) fn prefetch_address(address: usize) {
+    prefetch_lines::<_MM_HINT_T0>(address);
+}
+
+/// Fetches what a short burst at an address takes, if anything is there.
+#[inline]
+fn prefetch_lines<const HINT: i32>(address: usize) {
     for line in 0..PREFETCH_LINES {
         let at = ptr::without_provenance(address.wrapping_add(line * LINE_BYTES));
         // SAFETY: a prefetch reads and changes nothing, and of an address that is not mapped it
         // does nothing at all.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(at) }
+        unsafe { _mm_prefetch::<HINT>(at) }
     }
 }
 
