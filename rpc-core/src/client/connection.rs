@@ -81,7 +81,7 @@ pub fn connect_link<L: Link>(
 }
 
 /// Nothing arrives at a client.
-struct Nothing;
+pub(crate) struct Nothing;
 
 impl Arrivals for Nothing {
     fn bind(&mut self, _: u16, _: &str) -> Option<usize> {

@@ -8,6 +8,8 @@ mod stub;
 mod unary;
 
 pub use channel::{Channel, ConnectError, Connector, ReconnectPolicy};
+#[cfg(test)]
+pub(crate) use connection::Nothing;
 pub use connection::{ClientConnection, connect_link};
 pub use stub::Client;
 pub use unary::Unary;

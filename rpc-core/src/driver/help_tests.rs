@@ -9,100 +9,22 @@ use super::body::View;
 use super::connection::{Conn, Connection, OpenRequest};
 use super::owner::Owner;
 use super::task::{Progress, ProgressMode, now};
-use crate::link::{BulkDescriptor, FrameSink, Link, LinkError, LinkInfo, LinkLimits, Received};
-use crate::memory::{MemoryConfig, MemoryLink, pair};
+use super::tests::Rigged;
+use crate::link::FrameSink;
+use crate::memory::{MemoryConfig, pair};
 use crate::metadata::MetadataMap;
 use crate::session::{Encode, Role, Session, SessionConfig};
 
 /// Turns that a pull takes.
 const PULL_TURNS: usize = 5;
 
-/// A link that moves a pull on only when it is asked what has come, as one does whose owner makes
-/// the copies itself.
-#[derive(Debug)]
-struct Slow {
-    link: MemoryLink,
-    pull: Option<(u64, BulkDescriptor, usize)>,
-    turns_left: usize,
-}
-
-impl FrameSink for Slow {
-    fn limits(&self) -> LinkLimits {
-        self.link.limits()
-    }
-
-    fn reserve(&mut self, len: usize) -> Result<Option<&mut [u8]>, LinkError> {
-        self.link.reserve(len)
-    }
-
-    fn commit(&mut self) {
-        self.link.commit();
-    }
-
-    fn bulk_reserve(&mut self, len: usize) -> Result<Option<&mut [u8]>, LinkError> {
-        self.link.bulk_reserve(len)
-    }
-
-    fn bulk_commit(&mut self) -> BulkDescriptor {
-        self.link.bulk_commit()
-    }
-
-    fn bulk_release(&mut self, descriptor: &BulkDescriptor) -> Result<(), LinkError> {
-        self.link.bulk_release(descriptor)
-    }
-
-    fn bulk_pull(
-        &mut self,
-        ticket: u64,
-        descriptor: &BulkDescriptor,
-        len: usize,
-    ) -> Result<bool, LinkError> {
-        self.pull = Some((ticket, *descriptor, len));
-        self.turns_left = PULL_TURNS;
-        Ok(true)
-    }
-}
-
-impl Link for Slow {
-    fn flush(&mut self) -> Result<(), LinkError> {
-        self.link.flush()
-    }
-
-    fn receive(&mut self) -> Result<Option<Received<'_>>, LinkError> {
-        if let Some((ticket, descriptor, len)) = self.pull {
-            self.turns_left -= 1;
-            if self.turns_left > 0 {
-                return Ok(None);
-            }
-            self.pull = None;
-            self.link.bulk_pull(ticket, &descriptor, len)?;
-        }
-        self.link.receive()
-    }
-
-    fn has_unsent(&self) -> bool {
-        self.link.has_unsent()
-    }
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LinkError>> {
-        self.link.poll_ready(cx)
-    }
-
-    fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LinkError>> {
-        self.link.poll_close(cx)
-    }
-
-    fn info(&self) -> LinkInfo {
-        self.link.info()
-    }
-}
-
 /// A long answer's stream is over when its one frame has come, long before the message has.
 #[test]
 fn a_caller_in_place_waits_for_the_message_and_not_only_for_the_word_that_it_is_there() {
     let (link, far) = pair(MemoryConfig::default());
     let busy = Progress { mode: ProgressMode::Busy, ..Progress::default() };
-    let slow = Slow { link, pull: None, turns_left: 0 };
+    let mut slow = Rigged::new(link);
+    slow.pull_turns = PULL_TURNS;
     let client = Connection::new(Role::Client, SessionConfig::default(), busy, slow, now());
     let session = Session::new(Role::Server, SessionConfig::default(), far.limits(), now());
     let mut server = Owner::new(session, far);

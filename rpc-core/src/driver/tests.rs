@@ -12,8 +12,9 @@ use super::body::Body;
 use super::cell::{Cell, End};
 use super::connection::{Begun, Conn, Connection, OpenRequest, Watch};
 use super::job::{Job, OwnedOpen};
-use super::owner::{ArrivalBatch, Arrivals, Failure, Owner};
+use super::owner::{Failure, Owner};
 use super::task::{Driver, Progress, ProgressMode, now};
+use crate::client::Nothing;
 use crate::link::{BulkDescriptor, FrameSink, Link, LinkError, LinkInfo, LinkLimits, Received};
 use crate::memory::{MemoryConfig, MemoryLink, pair};
 use crate::metadata::MetadataMap;
@@ -21,14 +22,35 @@ use crate::poll_set::PollSet;
 use crate::session::{CANCELLED, Encode, Payload, Role, Session, SessionConfig};
 use crate::status::{Code, RequestSeen, Status};
 
-/// A link that fails at its n-th frame, and does something each time it is asked what has come.
-struct Failing {
+/// A link of which a test decides when it fails and how long a pull takes, and which does something
+/// for the test each time it is asked what has come.
+pub(super) struct Rigged {
     link: MemoryLink,
+    /// Frames until it fails.
     frames_left: usize,
     at_receive: Box<dyn FnMut() + Send>,
+    /// A pull comes when the link is asked for the so manieth time, as with a link whose owner
+    /// makes the copies itself; 0: it is passed on at once.
+    pub(super) pull_turns: usize,
+    pull: Option<(u64, BulkDescriptor, usize)>,
+    turns_left: usize,
 }
 
-impl FrameSink for Failing {
+impl Rigged {
+    /// One that is like any other.
+    pub(super) fn new(link: MemoryLink) -> Rigged {
+        Rigged {
+            link,
+            frames_left: usize::MAX,
+            at_receive: Box::new(|| {}),
+            pull_turns: 0,
+            pull: None,
+            turns_left: 0,
+        }
+    }
+}
+
+impl FrameSink for Rigged {
     fn limits(&self) -> LinkLimits {
         self.link.limits()
     }
@@ -63,17 +85,30 @@ impl FrameSink for Failing {
         descriptor: &BulkDescriptor,
         len: usize,
     ) -> Result<bool, LinkError> {
-        self.link.bulk_pull(ticket, descriptor, len)
+        if self.pull_turns == 0 {
+            return self.link.bulk_pull(ticket, descriptor, len);
+        }
+        self.pull = Some((ticket, *descriptor, len));
+        self.turns_left = self.pull_turns;
+        Ok(true)
     }
 }
 
-impl Link for Failing {
+impl Link for Rigged {
     fn flush(&mut self) -> Result<(), LinkError> {
         self.link.flush()
     }
 
     fn receive(&mut self) -> Result<Option<Received<'_>>, LinkError> {
         (self.at_receive)();
+        if let Some((ticket, descriptor, len)) = self.pull {
+            self.turns_left -= 1;
+            if self.turns_left > 0 {
+                return Ok(None);
+            }
+            self.pull = None;
+            self.link.bulk_pull(ticket, &descriptor, len)?;
+        }
         self.link.receive()
     }
 
@@ -94,10 +129,10 @@ impl Link for Failing {
     }
 }
 
-fn failing(frames_left: usize) -> (Owner<Failing>, MemoryLink) {
+fn failing(frames_left: usize) -> (Owner<Rigged>, MemoryLink) {
     let (link, far) = pair(MemoryConfig::default());
     let session = Session::new(Role::Client, SessionConfig::default(), link.limits(), now());
-    (Owner::new(session, Failing { link, frames_left, at_receive: Box::new(|| {}) }), far)
+    (Owner::new(session, Rigged { frames_left, ..Rigged::new(link) }), far)
 }
 
 fn unary<'a>(metadata: &'a MetadataMap, message: &'a Bytes) -> OpenRequest<'a> {
@@ -116,20 +151,10 @@ fn failure(cell: &Cell) -> (Code, RequestSeen) {
     (status.code(), status.request_seen())
 }
 
-struct Nothing;
-
-impl Arrivals for Nothing {
-    fn bind(&mut self, _: u16, _: &str) -> Option<usize> {
-        None
-    }
-
-    fn run(&mut self, _: &mut ArrivalBatch) {}
-}
-
 #[tokio::test(start_paused = true)]
 async fn who_is_done_while_the_driver_is_about_to_sleep_is_not_forgotten_until_its_alarm() {
     let (link, _far) = pair(MemoryConfig::default());
-    let itself = Arc::new(OnceLock::<Weak<Connection<Failing>>>::new());
+    let itself = Arc::new(OnceLock::<Weak<Connection<Rigged>>>::new());
     let (late, mut looks) = (Arc::clone(&itself), 0);
     // The driver has the connection, so this is done after its pass, which finds nothing.
     let go = move || {
@@ -139,7 +164,7 @@ async fn who_is_done_while_the_driver_is_about_to_sleep_is_not_forgotten_until_i
             connection.go_away("the last handle is dropped");
         }
     };
-    let link = Failing { link, frames_left: usize::MAX, at_receive: Box::new(go) };
+    let link = Rigged { at_receive: Box::new(go), ..Rigged::new(link) };
     let config = SessionConfig::default();
     let connection = Connection::new(Role::Client, config, Progress::EVENT, link, now());
     let connection = Arc::new(connection);
