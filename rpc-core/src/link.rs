@@ -173,11 +173,17 @@ pub trait Link: FrameSink + Send + 'static {
     /// Whether committed frames are still waiting for room on the wire.
     fn has_unsent(&self) -> bool;
 
-    /// A look that costs a few loads: `false` only if nothing seems to have come and nothing waits
+    /// A look that costs a few loads, or not much more: `false` only if nothing seems to have come and nothing waits
     /// to go on. It may miss what seldom happens (the end of the connection), so whoever spins on
     /// it calls `receive` now and then all the same.
     fn may_have_news(&self) -> bool {
         true
+    }
+
+    /// How many such looks take about half a microsecond. A pause among them (up to 50 ns) would
+    /// delay the news it falls on, and a pass (some 200 ns) more.
+    fn looks_per_pass(&self) -> u32 {
+        200
     }
 
     /// Ready when `receive` may bring something, when room has appeared after `reserve`,

@@ -329,10 +329,15 @@ pub trait QueuePair: Send + 'static {
     /// had arrived, then the flushed rest, and from then on an error.
     fn poll(&mut self, into: &mut [Completion]) -> Result<usize, VerbError>;
 
-    /// A look that costs a few loads: `false` only if no receive seems to have completed and no
-    /// request of ours waits in this process to be executed.
+    /// A look that costs a few loads, or not much more: `false` only if no receive seems to have
+    /// completed and no request of ours waits in this process to be executed.
     fn may_have_completions(&self) -> bool {
         true
+    }
+
+    /// How many such looks take about half a microsecond.
+    fn looks_per_pass(&self) -> u32 {
+        200
     }
 
     /// Asks to be woken: `Ready` when `poll` may bring something (looking again after arming),

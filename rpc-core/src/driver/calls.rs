@@ -4,10 +4,10 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::Waker;
-use std::time::Instant;
 
 use super::body::{Around, Body, INLINE_BYTES};
 use super::cell::{Cell, End};
+use super::clock::Clock;
 use super::job::OwnedOpen;
 use super::owner::{Arrival, ArrivalBatch, Arrived};
 use super::pulls::Pulls;
@@ -56,7 +56,12 @@ impl Calls {
 
     /// Takes the frame if it is all there is to a small call, or to its answer.
     #[inline]
-    pub(super) fn take_bare(&mut self, session: &mut Session, now: Instant, frame: &[u8]) -> bool {
+    pub(super) fn take_bare(
+        &mut self,
+        session: &mut Session,
+        clock: &mut Clock,
+        frame: &[u8],
+    ) -> bool {
         if session.role() == Role::Client {
             let Some((stream, message)) = session.bare_response(frame) else { return false };
             let Some(cell) = self.take(stream) else { return true };
@@ -70,7 +75,7 @@ impl Calls {
                 self.keep(cell);
             }
         } else {
-            let Some(bare) = session.bare_request(now, frame) else { return false };
+            let Some(bare) = session.bare_request(|| clock.now(), frame) else { return false };
             let request = self.batch.put(Payload::Borrowed(bare.message));
             self.batch.arrivals.push(Arrival {
                 id: bare.stream,

@@ -11,7 +11,7 @@ use spin::mutex::{SpinMutex, SpinMutexGuard};
 use super::cell::Cell;
 use super::job::{Job, OwnedOpen};
 use super::owner::{Failure, Owner};
-use super::task::{Progress, now};
+use super::task::Progress;
 use crate::link::{Link, LinkError, LinkInfo};
 use crate::metadata::MetadataMap;
 use crate::patience::Patience;
@@ -501,13 +501,18 @@ impl<L: Link> Conn for Connection<L> {
             return false;
         }
         let mut passes = 0..HELP_PASSES;
+        let mut begins = true;
         for _ in &mut passes {
             let alone = self.with_owner(|owner| {
+                let begins = std::mem::take(&mut begins);
+                if begins && !owner.may_wait_here() {
+                    return false;
+                }
                 owner.help_passes = owner.help_passes.saturating_add(1);
-                let now = now();
+                owner.tick(begins);
                 owner.wait_for_news(|| self.has_jobs());
-                owner.pass(now, &mut |_, _| None);
-                owner.may_wait_here()
+                owner.pass(&mut |_, _| None);
+                owner.has_one_caller()
             });
             if cell.has_news() {
                 patience.inspect(|patience| patience.paid());

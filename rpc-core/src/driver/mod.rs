@@ -24,6 +24,7 @@
 pub(crate) mod body;
 mod calls;
 pub(crate) mod cell;
+mod clock;
 mod connection;
 #[cfg(test)]
 mod help_tests;
@@ -36,7 +37,8 @@ mod task;
 mod tests;
 mod work;
 
+pub(crate) use clock::now;
 pub(crate) use connection::{Begun, Conn, Connection, OpenRequest, Watch};
 pub(crate) use owner::{Arrival, ArrivalBatch, Arrivals, Arrived};
-pub(crate) use task::{Driver, Ended, now};
+pub(crate) use task::{Driver, Ended};
 pub use task::{Progress, ProgressMode};

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use super::body::INLINE_BYTES;
 use super::calls::{Applied, Calls};
 use super::cell::{Cell, End};
+use super::clock::Clock;
 use crate::link::{Link, LinkError, LinkErrorKind, Received};
 use crate::metadata::MetadataMap;
 use crate::poll_set::PollSet;
@@ -17,17 +18,13 @@ use crate::status::{Code, RequestSeen, Status};
 
 /// Frames a pass takes before it sees to the other side: keeps one pass short.
 const FRAMES_PER_PASS: usize = 128;
-/// Looks at a quiet link between two passes: half a microsecond of a few loads each. A pause among
-/// them (up to 50 ns) would delay the news it falls on, and a pass (some 200 ns) more; there is a
-/// pause after each pass, for another thread on the same core.
-const LOOKS_PER_PASS: usize = 200;
 
 /// How long a connection that is otherwise done waits for the peer to pull what it was sent. The
 /// driver wakes at least every ten seconds, so it can be that much longer.
 const BULK_WAIT: Duration = Duration::from_secs(5);
 
-/// Of so many looks in place, the first two let others run instead.
-const LONELY_LOOKS: u32 = 8192;
+/// Of so many waits of callers alone on their connection, the first lets others run.
+pub(super) const LONELY_WAITS: u32 = 512;
 
 /// A request that arrived at a server.
 #[derive(Debug)]
@@ -94,6 +91,9 @@ pub(super) struct Owner<L> {
     /// `None` once the connection is over: the peer must not wait for it longer than its calls.
     pub(super) link: Option<L>,
     pub(super) calls: Calls,
+    pub(super) clock: Clock,
+    /// The peer was heard, and it has not been noted yet when.
+    heard: bool,
     /// Why the connection is over, once it is.
     pub(super) dead: Option<Status>,
     /// It is over because of the link, which can carry no last word.
@@ -117,7 +117,7 @@ pub(super) struct Owner<L> {
     /// program's answer to the peer, who would wait in vain otherwise.
     pub(super) pull_due: bool,
     pub(super) flush_frames: u32,
-    /// Looks in a row at which a waiting caller was alone on the connection.
+    /// How often a caller was alone on the connection when it began to wait, since there were two.
     pub(super) lonely: u32,
     /// Since when nothing is left but bulk messages the peer has not pulled.
     only_bulks_since: Option<Instant>,
@@ -133,6 +133,8 @@ impl<L: Link> Owner<L> {
         Owner {
             session,
             calls,
+            clock: Clock::new(),
+            heard: false,
             dead: None,
             link_failed: false,
             sleeper: None,
@@ -162,27 +164,33 @@ impl<L: Link> Owner<L> {
             && (!self.session.has_bulks() || self.bulk_wait_over)
     }
 
-    /// Looks at the link, for longer than a pass would take, whether something has come. `others`:
-    /// somebody else wants the connection.
+    /// Looks at the link, for longer than a pass would take, whether something has come. There is no
+    /// pause among the looks, but one after each pass, for another thread on the same core.
+    /// `others`: somebody else wants the connection.
     pub(super) fn wait_for_news(&self, others: impl Fn() -> bool) {
         let Some(link) = &self.link else { return };
-        for _ in 0..LOOKS_PER_PASS {
+        for _ in 0..link.looks_per_pass() {
             if link.may_have_news() || others() {
                 return;
             }
         }
     }
 
-    /// One pass: receive, timers, transmit, flush. Whether anything happened.
-    pub(super) fn pass(
-        &mut self,
-        now: Instant,
-        bind: &mut dyn FnMut(u16, &str) -> Option<usize>,
-    ) -> bool {
+    /// Before a pass, and before what it is to take is waited for. `stale`: the last pass may have
+    /// been long ago.
+    pub(super) fn tick(&mut self, stale: bool) {
+        if stale {
+            self.clock.read_soon();
+        }
+        self.clock.tick();
+    }
+
+    /// One pass: receive, timers if the clock was read, transmit, flush. Whether anything happened.
+    pub(super) fn pass(&mut self, bind: &mut dyn FnMut(u16, &str) -> Option<usize>) -> bool {
         if self.dead.is_some() {
             return false;
         }
-        match self.try_pass(now, bind) {
+        match self.try_pass(bind) {
             Ok(busy) => busy,
             Err(failure) => {
                 self.fail(failure);
@@ -193,22 +201,16 @@ impl<L: Link> Owner<L> {
 
     fn try_pass(
         &mut self,
-        now: Instant,
         bind: &mut dyn FnMut(u16, &str) -> Option<usize>,
     ) -> Result<bool, Failure> {
         let before = std::mem::take(&mut self.delivered);
-        let received = self.receive(now, bind)?;
+        let received = self.receive(bind)?;
         let pulled = self.delivered;
         self.delivered |= before;
         let mut busy = received > 0;
-        if received > 0 {
-            self.session.note_heard(now);
-        }
-        if self.session.poll_timeout().is_some_and(|due| due <= now) {
-            busy = true;
-            while let Some((id, seen)) = self.session.handle_timeout(now)? {
-                self.calls.expire(id, seen);
-            }
+        self.heard |= busy;
+        if let Some(now) = self.clock.fresh() {
+            busy |= self.see_to_timers(now)?;
         }
         busy |= self.open_waiting()?;
         self.settle()?;
@@ -221,32 +223,58 @@ impl<L: Link> Owner<L> {
             self.settle()?;
         }
         if self.session.is_going_away() && self.session.open_streams() == 0 {
+            let now = self.clock.now();
             let since = *self.only_bulks_since.get_or_insert(now);
             self.bulk_wait_over = now.duration_since(since) >= BULK_WAIT;
         }
         Ok(busy)
     }
 
+    /// Whether anything was due.
+    fn see_to_timers(&mut self, now: Instant) -> Result<bool, SessionError> {
+        self.note_heard(now);
+        if self.session.poll_timeout().is_none_or(|due| due > now) {
+            return Ok(false);
+        }
+        while let Some((id, seen)) = self.session.handle_timeout(now)? {
+            self.calls.expire(id, seen);
+        }
+        Ok(true)
+    }
+
+    fn note_heard(&mut self, now: Instant) {
+        if std::mem::take(&mut self.heard) {
+            self.session.note_heard(now);
+        }
+    }
+
+    /// When something is due next.
+    pub(super) fn next_due(&mut self) -> Option<Instant> {
+        self.note_heard(self.clock.last());
+        self.session.poll_timeout()
+    }
+
     fn receive(
         &mut self,
-        now: Instant,
         bind: &mut dyn FnMut(u16, &str) -> Option<usize>,
     ) -> Result<usize, Failure> {
         for count in 0..FRAMES_PER_PASS {
-            let Owner { link: Some(link), session, calls, .. } = self else { return Ok(count) };
+            let Owner { link: Some(link), session, calls, clock, .. } = self else {
+                return Ok(count);
+            };
             let event = match link.receive()? {
                 None => return Ok(count),
                 Some(Received::Frame(frame)) => {
-                    if calls.take_bare(session, now, frame) {
+                    if calls.take_bare(session, clock, frame) {
                         continue;
                     }
-                    let event =
-                        session.handle_frame(now, FrameRef { bytes: frame, owner: None })?;
+                    let frame = FrameRef { bytes: frame, owner: None };
+                    let event = session.handle_frame(clock.now(), frame)?;
                     calls.apply(session.role(), event, bind)
                 }
                 Some(Received::Owned(frame)) => {
                     let frame = FrameRef { bytes: &frame, owner: Some(&frame) };
-                    let event = session.handle_frame(now, frame)?;
+                    let event = session.handle_frame(clock.now(), frame)?;
                     calls.apply(session.role(), event, bind)
                 }
                 Some(Received::Pulled { ticket, message }) => {
@@ -299,20 +327,26 @@ impl<L: Link> Owner<L> {
         }
     }
 
-    /// Whether a caller that waits may do so in place. Alone on the connection it may: nobody
-    /// else's answer is held up, and the hand-off to the driver's task and back is saved. But a
-    /// caller that never lets others run is always alone, so now and then it has to let them.
-    ///
-    /// A stream may have ended before its last message has been pulled, which is then what its
-    /// caller waits for.
+    /// Whether a caller that begins to wait may do so in place. Alone on the connection it may:
+    /// nobody else's answer is held up, and the hand-off to the driver's task and back is saved. But
+    /// who never lets others run is always alone. When the answers of many have come, the first of
+    /// them to call again is alone as well, and it would stay so.
     pub(super) fn may_wait_here(&mut self) -> bool {
-        let open = self.session.open_streams();
-        if open > 1 || (open == 0 && self.calls.pulls.is_idle()) {
-            self.lonely = 0;
+        if !self.has_one_caller() {
             return false;
         }
-        self.lonely = self.lonely.wrapping_add(1);
-        self.lonely % LONELY_LOOKS >= 2
+        let before = self.lonely;
+        self.lonely = before.wrapping_add(1);
+        !before.is_multiple_of(LONELY_WAITS)
+    }
+
+    /// Whether one caller waits for something, and no other. A stream may have ended before its last
+    /// message has been pulled, which is then what its caller waits for.
+    pub(super) fn has_one_caller(&self) -> bool {
+        match self.session.open_streams() {
+            0 => !self.calls.pulls.is_idle(),
+            open => open == 1,
+        }
     }
 
     /// Whether there is something for the driver that no news of the link will tell it of. It may

@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use super::clock::now;
 use super::connection::Connection;
 use super::job::Job;
 use super::owner::{ArrivalBatch, Arrivals, Failure};
@@ -96,7 +97,13 @@ pub(crate) struct Driver<L: Link, A> {
     arrivals: A,
     batch: ArrivalBatch,
     alarm: Pin<Box<tokio::time::Sleep>>,
+    /// What the last turn knew of the time.
+    now: Instant,
+    /// Whether much time may have gone by since.
+    now_is_stale: bool,
     last_news: Instant,
+    /// There was news after that; the next turn that reads the clock takes it for when.
+    undated_news: bool,
     last_look: Instant,
     /// How the connection ended; its link is being closed.
     closing: Option<Ended>,
@@ -161,7 +168,10 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
             arrivals,
             batch: ArrivalBatch::default(),
             alarm: Box::pin(tokio::time::sleep(IDLE_ALARM)),
+            now,
+            now_is_stale: true,
             last_news: now,
+            undated_news: false,
             last_look: now,
             closing: None,
             alarm_moved: false,
@@ -175,20 +185,23 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
 
     /// One pass and the handlers of what it brought. `None`: someone else owns the connection.
     fn turn(&mut self, driver: &Waker) -> Option<Turn> {
-        let now = now();
+        let stale = self.now_is_stale;
         let Driver { client, connection, arrivals, batch, set, quiet_passes, .. } = self;
         let waits = *quiet_passes > 0 && set.as_ref().is_some_and(PollSet::is_alone);
         let mut open_calls = 0;
+        let mut fresh = None;
         let mut turn = connection.with_owner(|owner| {
             owner.sleeper = None;
             owner.napper = None;
+            owner.tick(stale);
             if waits {
                 owner.wait_for_news(|| connection.has_jobs());
             }
-            let busy = owner.pass(now, &mut |method, path| arrivals.bind(method, path));
+            let busy = owner.pass(&mut |method, path| arrivals.bind(method, path));
             let delivered = std::mem::take(&mut owner.delivered) || *client;
             std::mem::swap(batch, &mut owner.calls.batch);
             open_calls = owner.session.open_streams();
+            fresh = owner.clock.fresh();
             if let Some(status) = &owner.dead {
                 return Turn::Over(Ended::Failed(status.clone()));
             }
@@ -202,6 +215,7 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
                 (_, false) => Turn::Quiet,
             }
         })?;
+        self.now_is_stale = false;
         if !batch.arrivals.is_empty() {
             match batch.arrivals.len() {
                 // It is sent at once if it is alone, and by the next turn if not.
@@ -209,26 +223,38 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
                 _ => connection.corked(|| arrivals.run(batch)),
             }
             batch.clear();
+            self.now_is_stale = true;
             if !matches!(turn, Turn::Over(_) | Turn::Delivered) {
                 turn = Turn::News;
             }
         }
         if matches!(turn, Turn::News | Turn::Delivered) {
-            self.last_news = now;
-            if let Some(set) = &self.set {
-                set.note_news(now);
-            }
+            self.undated_news = true;
             if (1..=self.eager_passes).contains(&self.quiet_passes) {
                 self.eager_passes = (self.eager_passes * 2).min(MAX_EAGER_PASSES);
             }
             self.quiet_passes = 0;
         }
+        if let Some(now) = fresh {
+            self.now = now;
+            self.date_news();
+        }
         if self.client {
             // Streams that only listen for what seldom comes do not count.
-            let lively = now.duration_since(self.last_news) < LIVELY;
+            let lively = self.now.duration_since(self.last_news) < LIVELY;
             self.connection.count_calls(if lively { open_calls } else { 0 });
         }
         Some(turn)
+    }
+
+    /// Notes when there was news.
+    fn date_news(&mut self) {
+        if std::mem::take(&mut self.undated_news) {
+            self.last_news = self.now;
+            if let Some(set) = &self.set {
+                set.note_news(self.now);
+            }
+        }
     }
 
     /// Whether so many connections poll that to look again at this one would keep the others
@@ -246,7 +272,11 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
             // The shortest way, and nobody else's time.
             return match progress.mode {
                 ProgressMode::Busy => Quiet::LookAgain,
-                _ if now().duration_since(self.last_news) < progress.spin => Quiet::LookAgain,
+                _ if self.undated_news
+                    || self.now.duration_since(self.last_news) < progress.spin =>
+                {
+                    Quiet::LookAgain
+                }
                 _ => Quiet::Sleep,
             };
         }
@@ -292,7 +322,7 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
                 }
                 Poll::Pending => {}
             }
-            let due = owner.session.poll_timeout().unwrap_or_else(|| now() + IDLE_ALARM);
+            let due = owner.next_due().unwrap_or_else(|| now() + IDLE_ALARM);
             // An alarm that rings early does no harm: it is set anew then.
             if alarm_moved || owner.alarm.is_none_or(|at| due < at) {
                 alarm.as_mut().reset(due.into());
@@ -323,11 +353,10 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
         if self.connection.progress().mode != ProgressMode::Busy {
             return;
         }
-        let now = now();
-        if now.duration_since(self.last_look) < LIFE_LOOK {
+        if self.now.duration_since(self.last_look) < LIFE_LOOK {
             return;
         }
-        self.last_look = now;
+        self.last_look = self.now;
         self.connection.with_owner(|owner| {
             if owner.dead.is_none()
                 && let Some(link) = &mut owner.link
@@ -409,6 +438,7 @@ impl<L: Link, A: Arrivals> Future for Driver<L, A> {
             return this.poll_closing(cx);
         }
         this.count_awake(true);
+        this.now_is_stale = true;
         for _ in 0..PASSES_PER_TURN {
             let turn = this.turn(cx.waker());
             if turn.is_some() {
@@ -490,9 +520,4 @@ impl<L: Link, A> Drop for Driver<L, A> {
             }
         }
     }
-}
-
-/// The time, as tokio tells it: tests can hold it still.
-pub(crate) fn now() -> Instant {
-    tokio::time::Instant::now().into_std()
 }

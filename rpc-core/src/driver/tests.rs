@@ -10,10 +10,11 @@ use bytes::Bytes;
 
 use super::body::Body;
 use super::cell::{Cell, End};
+use super::clock::now;
 use super::connection::{Begun, Conn, Connection, OpenRequest, Watch};
 use super::job::{Job, OwnedOpen};
 use super::owner::{Failure, Owner};
-use super::task::{Driver, Progress, ProgressMode, now};
+use super::task::{Driver, Progress, ProgressMode};
 use crate::client::Nothing;
 use crate::link::{BulkDescriptor, FrameSink, Link, LinkError, LinkInfo, LinkLimits, Received};
 use crate::memory::{MemoryConfig, MemoryLink, pair};
@@ -467,7 +468,7 @@ fn a_message_that_was_pulled_is_out_of_the_driver_before_the_next_pull_begins() 
     client.settle_or_fail();
     let pass = |owner: &mut Owner<MemoryLink>| {
         owner.delivered = false;
-        assert!(owner.pass(now(), &mut |_, _| Some(1 << 20)), "{:?}", owner.dead);
+        assert!(owner.pass(&mut |_, _| Some(1 << 20)), "{:?}", owner.dead);
         (owner.delivered, owner.calls.pulls.wait())
     };
     assert_eq!(pass(&mut server), (false, true), "the first of two is being pulled");

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::task::Waker;
 
 use super::cell::{Cell, End};
+use super::clock::now;
 use super::job::{Job, OwnedOpen};
 use super::owner::{Failure, Owner, never_sent};
-use super::task::now;
 use crate::link::{Link, LinkError};
 use crate::metadata::MetadataMap;
 use crate::session::{Batch, Encode, NewStream, Opened, Sending, StreamId};

@@ -54,9 +54,13 @@ impl Session {
     }
 
     /// Server: a REQUEST with a whole message, nothing to follow, and no metadata, that is to be
-    /// served; its stream is open. `None`: nothing was done, [`Session::handle_frame`] does it.
+    /// served; its stream is open. The time is asked for only if the call has a timeout. `None`: nothing was done, [`Session::handle_frame`] does it.
     #[inline]
-    pub fn bare_request<'a>(&mut self, now: Instant, frame: &'a [u8]) -> Option<BareRequest<'a>> {
+    pub fn bare_request<'a>(
+        &mut self,
+        now: impl FnOnce() -> Instant,
+        frame: &'a [u8],
+    ) -> Option<BareRequest<'a>> {
         let (head, body) = frame.split_first_chunk::<HEADER_BYTES>()?;
         let header = Header::of(head);
         let plain = header.kind == Kind::Request as u8
@@ -70,7 +74,7 @@ impl Session {
         } else {
             let (timeout, message) = body.split_first_chunk::<8>()?;
             let timeout = Duration::from_micros(u64::from_le_bytes(*timeout));
-            ((timeout <= MAX_TIMEOUT).then(|| now + timeout), message)
+            ((timeout <= MAX_TIMEOUT).then(|| now() + timeout), message)
         };
         let slot = header.stream.wrapping_sub(1);
         let limit = *self.method_limits.get(usize::from(header.code))?;

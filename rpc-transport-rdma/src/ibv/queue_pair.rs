@@ -34,6 +34,8 @@ const WORD_BYTES: usize = 8;
 const IMM_BYTES: usize = 4;
 /// Receives posted with one doorbell.
 const RECEIVE_CHAIN: usize = 16;
+/// Looks at a completion queue that take half a microsecond, by a card's library.
+const LOOKS_PER_PASS: u32 = 16;
 /// How long a failed queue pair may take to flush. After that it counts as flushed: what the
 /// device may still touch is kept until it is destroyed.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
@@ -491,6 +493,17 @@ impl QueuePair for IbvQueuePair {
             }
         }
         Ok(taken)
+    }
+
+    fn may_have_completions(&self) -> bool {
+        self.asleep
+            || self.failing.is_some()
+            || self.order.is_ready()
+            || self.seat.shared.may_have_completions(&self.seat.inbox)
+    }
+
+    fn looks_per_pass(&self) -> u32 {
+        LOOKS_PER_PASS
     }
 
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), VerbError>> {

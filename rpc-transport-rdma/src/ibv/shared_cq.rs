@@ -86,13 +86,24 @@ impl Inbox {
 
 /// What is only touched by whoever polls.
 struct Polling {
+    /// The last completions taken, and how many of them still have to be given to whom they concern.
     batch: Box<[ffi::ibv_wc; BATCH]>,
+    held: usize,
     armed: bool,
     inboxes: HashMap<u32, Arc<Inbox>>,
     last_key: u32,
 }
 
 impl Polling {
+    /// Takes completions from the queue, if all that were taken before have been given away; how
+    /// many there are.
+    fn fill(&mut self, cq: &CompletionQueue) -> Result<usize, VerbError> {
+        if self.held == 0 {
+            self.held = cq.poll(&mut self.batch)?;
+        }
+        Ok(self.held)
+    }
+
     /// One that has not been used for eight million connections, and is not in use.
     fn next_key(&mut self) -> u32 {
         loop {
@@ -137,6 +148,7 @@ impl SharedCq {
         let cq = Arc::new(CompletionQueue::new(&channel, entries)?);
         let polling = Polling {
             batch: Box::new([ffi::ibv_wc::default(); BATCH]),
+            held: 0,
             armed: false,
             inboxes: HashMap::new(),
             last_key: 0,
@@ -215,8 +227,9 @@ impl SharedCq {
         if taken == into.len() {
             return Ok(taken);
         }
-        let Polling { batch, inboxes, .. } = &mut *polling;
-        let count = self.cq.poll(batch)?;
+        let count = polling.fill(&self.cq)?;
+        let Polling { batch, held, inboxes, .. } = &mut *polling;
+        *held = 0;
         for completion in &batch[..count] {
             let key = WrId::from_raw(ffi::wc_wr_id(completion)).key();
             if key == inbox.key && taken < into.len() {
@@ -227,6 +240,18 @@ impl SharedCq {
             }
         }
         Ok(taken)
+    }
+
+    /// Whether a poll may bring this inbox something. What has completed stays where it is until
+    /// somebody polls.
+    pub(super) fn may_have_completions(&self, inbox: &Inbox) -> bool {
+        if !inbox.is_idle() {
+            return true;
+        }
+        // Whoever holds the lock gives us what is ours. The next poll meets an error as well.
+        self.polling
+            .try_lock()
+            .is_ok_and(|mut polling| polling.fill(&self.cq).map_or(true, |held| held > 0))
     }
 
     /// A poll set looks: takes what there is, once in each of the set's scans.
@@ -291,7 +316,8 @@ impl SharedCq {
     /// Moves everything there is into the inboxes.
     fn drain(&self, polling: &mut Polling) -> Result<(), VerbError> {
         loop {
-            let count = self.cq.poll(&mut polling.batch)?;
+            let count = polling.fill(&self.cq)?;
+            polling.held = 0;
             for completion in &polling.batch[..count] {
                 let key = WrId::from_raw(ffi::wc_wr_id(completion)).key();
                 self.deliver(&polling.inboxes, key, completion, 0);

@@ -448,6 +448,10 @@ impl<Q: QueuePair> Link for RingLink<Q> {
             || self.ending.has_begun()
     }
 
+    fn looks_per_pass(&self) -> u32 {
+        self.queue_pair.looks_per_pass()
+    }
+
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LinkError>> {
         self.wait_ready(cx, None)
     }

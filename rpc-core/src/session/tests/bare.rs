@@ -11,7 +11,7 @@ pub(super) enum Bare<'a> {
 }
 
 pub(super) fn take<'a>(session: &mut Session, now: Instant, frame: &'a [u8]) -> Option<Bare<'a>> {
-    let request = session.bare_request(now, frame).map(Bare::Request);
+    let request = session.bare_request(|| now, frame).map(Bare::Request);
     request
         .or_else(|| session.bare_response(frame).map(|(id, message)| Bare::Response(id, message)))
 }
