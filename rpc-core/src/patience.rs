@@ -1,11 +1,14 @@
 //! When callers should rather not poll in place: where answers take longer than a caller polls, as
-//! with slow handlers, or where many connections share the threads.
+//! with slow handlers, and where others want the thread.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// The calls after a first vain wait that are not waited for in place, and the most there can be.
 const FIRST_SKIPS: u32 = 4;
 const MOST_SKIPS: u32 = 1024;
+
+/// Of so many waits of callers who are alone, the first lets others run.
+pub(crate) const WAITS_PER_TURN: u32 = 128;
 
 /// Whether polling in place pays for the callers of a runtime. After each vain attempt twice as many
 /// calls as before do not try. Only a hint: calls on other threads may overwrite each other's.
@@ -15,6 +18,8 @@ pub(crate) struct Patience {
     skips: AtomicU32,
     /// How many there were after the last vain attempt.
     penalty: AtomicU32,
+    /// How often a caller that was alone began to wait, since there were two.
+    lone_waits: AtomicU32,
 }
 
 impl Patience {
@@ -25,6 +30,22 @@ impl Patience {
                 self.skips.store(skips - 1, Ordering::Relaxed);
                 false
             }
+        }
+    }
+
+    /// A caller that seems to be alone begins to wait; whether it may do so in place. Who never lets
+    /// others run is always alone: when the answers of many have come, the first of them to call
+    /// again has its next answer before they get to run, and it would go on so.
+    pub(crate) fn begin_lone_wait(&self) -> bool {
+        let before = self.lone_waits.load(Ordering::Relaxed);
+        self.lone_waits.store(before.wrapping_add(1), Ordering::Relaxed);
+        !before.is_multiple_of(WAITS_PER_TURN)
+    }
+
+    /// A call was made while another waits.
+    pub(crate) fn saw_two(&self) {
+        if self.lone_waits.load(Ordering::Relaxed) > 0 {
+            self.lone_waits.store(0, Ordering::Relaxed);
         }
     }
 
@@ -44,6 +65,20 @@ impl Patience {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_is_alone_lets_others_run_first_and_then_now_and_then() {
+        let patience = Patience::default();
+        for _ in 0..3 {
+            assert!(!patience.begin_lone_wait());
+            assert!((1..WAITS_PER_TURN).all(|_| patience.begin_lone_wait()));
+        }
+        assert!(!patience.begin_lone_wait());
+        assert!(patience.begin_lone_wait());
+        patience.saw_two();
+        assert!(!patience.begin_lone_wait());
+        assert!(patience.begin_lone_wait());
+    }
 
     #[test]
     fn who_polls_in_vain_tries_more_and_more_seldom_until_it_pays() {

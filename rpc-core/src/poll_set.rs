@@ -144,14 +144,27 @@ impl<S: ?Sized> fmt::Debug for Watched<S> {
 }
 
 /// How busy a runtime is, as far as its polling connections and their callers go.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Crowd {
+    /// The runtime's.
+    pub(crate) threads: usize,
     /// Connections that poll, by themselves or in the set; not those asleep in the kernel.
     pub(crate) awake: AtomicUsize,
     /// Calls that wait for their answer.
     pub(crate) waiting_calls: AtomicUsize,
     /// Whether callers had better not poll.
     pub(crate) patience: Patience,
+}
+
+impl Crowd {
+    pub(crate) fn new(threads: usize) -> Arc<Crowd> {
+        Arc::new(Crowd {
+            threads,
+            awake: AtomicUsize::new(0),
+            waiting_calls: AtomicUsize::new(0),
+            patience: Patience::default(),
+        })
+    }
 }
 
 struct Shared {
@@ -198,10 +211,10 @@ impl PollSet {
         let id = runtime.id();
         let shared = sets.get(&id).and_then(Weak::upgrade).unwrap_or_else(|| {
             let shared = Arc::new(Shared {
+                crowd: Crowd::new(runtime.metrics().num_workers()),
                 runtime,
                 newcomers: SegQueue::new(),
                 scanning: AtomicBool::new(false),
-                crowd: Arc::default(),
                 begin: now(),
                 last_news_ns: AtomicU64::new(0),
             });
@@ -313,7 +326,7 @@ impl Scanner {
     fn round(&mut self) -> usize {
         let mut woken = 0;
         let mut left = self.entries.len().min(LOOKS_PER_ROUND);
-        while left > 0 && !self.entries.is_empty() {
+        while left > 0 && woken == 0 && !self.entries.is_empty() {
             if self.next >= self.entries.len() {
                 self.next = 0;
                 self.scan += 1;

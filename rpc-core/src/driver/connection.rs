@@ -23,9 +23,6 @@ use crate::status::Status;
 const HELP_PASSES: usize = 256;
 /// So many bytes of a message count as one more frame that waits for a flush.
 const BYTES_OF_A_FRAME: usize = 4096;
-/// So many calls of other connections that wait on the same threads do not keep a caller from
-/// polling in place: some are streams that wait for long.
-const FEW_CALLS: usize = 8;
 
 /// A request to open a stream, as the call layer makes it.
 pub(crate) type OpenRequest<'a> = NewStream<'a>;
@@ -140,7 +137,8 @@ pub(crate) struct Connection<L> {
     closed: AtomicBool,
     /// The runtime's, once the driver runs there and where it polls.
     crowd: OnceLock<Arc<Crowd>>,
-    /// What the crowd's count has of this connection's calls.
+    /// What the crowd's count has of this connection's calls: those that wait for what is likely to
+    /// come soon.
     counted_calls: AtomicUsize,
 }
 
@@ -183,11 +181,12 @@ impl<L: Link> Connection<L> {
         let _ = self.crowd.set(Arc::clone(crowd));
     }
 
-    /// Whether many calls of other connections wait for their answers on the driver's threads.
+    /// Whether calls of other connections wait for their answers on the driver's threads, one for each
+    /// thread at least: then a caller that polls in place keeps somebody waiting.
     pub(super) fn is_crowded(&self) -> bool {
         self.crowd.get().is_some_and(|crowd| {
             let all = crowd.waiting_calls.load(Ordering::Relaxed);
-            all.saturating_sub(self.counted_calls.load(Ordering::Relaxed)) > FEW_CALLS
+            all.saturating_sub(self.counted_calls.load(Ordering::Relaxed)) >= crowd.threads
         })
     }
 
@@ -222,6 +221,11 @@ impl<L: Link> Connection<L> {
         let result = act(&mut owner);
         self.let_go(owner);
         Some(result)
+    }
+
+    /// Whether the crowd counts calls of this connection.
+    pub(super) fn is_counted(&self) -> bool {
+        self.counted_calls.load(Ordering::Relaxed) > 0
     }
 
     /// Whether somebody has left something for the owner.
@@ -367,7 +371,11 @@ impl<L: Link> Conn for Connection<L> {
             self.run_jobs(&mut owner);
             // The same question as in `help`.
             let alone = self.progress.polls() && owner.session.open_streams() == 0;
-            let left = waker.filter(|_| !alone || self.is_crowded());
+            let alone = alone && !self.is_crowded();
+            if !alone && let Some(crowd) = self.crowd.get() {
+                crowd.patience.saw_two();
+            }
+            let left = waker.filter(|_| !alone);
             let (cell, is_open) = owner.open(request, left);
             let watch = match (is_open, left, waker) {
                 (true, Some(_), _) => Watch::Waker,
@@ -505,7 +513,9 @@ impl<L: Link> Conn for Connection<L> {
         for _ in &mut passes {
             let alone = self.with_owner(|owner| {
                 let begins = std::mem::take(&mut begins);
-                if begins && !owner.may_wait_here() {
+                let may_wait = owner.has_one_caller()
+                    && (!begins || patience.is_none_or(Patience::begin_lone_wait));
+                if !may_wait {
                     return false;
                 }
                 owner.help_passes = owner.help_passes.saturating_add(1);

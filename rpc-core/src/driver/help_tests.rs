@@ -9,12 +9,14 @@ use super::body::View;
 use super::cell::Cell;
 use super::clock::now;
 use super::connection::{Conn, Connection, OpenRequest};
-use super::owner::{LONELY_WAITS, Owner};
+use super::owner::Owner;
 use super::task::{Progress, ProgressMode};
 use super::tests::Rigged;
 use crate::link::FrameSink;
 use crate::memory::{MemoryConfig, MemoryLink, pair};
 use crate::metadata::MetadataMap;
+use crate::patience::WAITS_PER_TURN;
+use crate::poll_set::Crowd;
 use crate::session::{Encode, Role, Session, SessionConfig};
 
 /// Turns that a pull takes.
@@ -22,19 +24,25 @@ const PULL_TURNS: usize = 5;
 
 /// A client's connection that polls, and the owner of the server's.
 struct Pair {
+    crowd: Arc<Crowd>,
     client: Connection<Rigged>,
     server: Owner<MemoryLink>,
 }
 
 impl Pair {
     fn new(pull_turns: usize) -> Pair {
+        Pair::among(&Crowd::new(1), pull_turns)
+    }
+
+    fn among(crowd: &Arc<Crowd>, pull_turns: usize) -> Pair {
         let (link, far) = pair(MemoryConfig::default());
         let busy = Progress { mode: ProgressMode::Busy, ..Progress::default() };
         let mut rigged = Rigged::new(link);
         rigged.pull_turns = pull_turns;
         let client = Connection::new(Role::Client, SessionConfig::default(), busy, rigged, now());
+        client.joins(crowd);
         let session = Session::new(Role::Server, SessionConfig::default(), far.limits(), now());
-        Pair { client, server: Owner::new(session, far) }
+        Pair { crowd: Arc::clone(crowd), client, server: Owner::new(session, far) }
     }
 
     fn open(&self) -> Arc<Cell> {
@@ -88,20 +96,51 @@ fn the_first_to_call_again_lets_the_others_run_and_polls_in_place_only_when_none
     }
 }
 
+/// The others may call on other connections: they want the same thread.
+#[test]
+fn a_caller_whose_thread_others_want_does_not_poll_in_place() {
+    for threads in [1, 2] {
+        let crowd = Crowd::new(threads);
+        let (mut here, mut there) = (Pair::among(&crowd, 0), Pair::among(&crowd, 0));
+        let short = Bytes::from_static(b"abc");
+        let polls_in_place = |here: &mut Pair| {
+            let cell = here.open();
+            here.answer(&short);
+            here.client.help(&cell);
+            let in_place = cell.has_news();
+            here.client.with_owner(|owner| owner.pass(&mut |_, _| None));
+            in_place
+        };
+        assert!(!polls_in_place(&mut here), "the first lets others run");
+        assert!(polls_in_place(&mut here));
+        for _ in 0..3 {
+            let other = there.open();
+            // With a thread for each the one keeps nobody waiting.
+            assert_eq!(polls_in_place(&mut here), threads == 2);
+            assert_eq!(polls_in_place(&mut here), threads == 2, "the other still waits");
+            there.answer(&short);
+            there.client.with_owner(|owner| owner.pass(&mut |_, _| None));
+            assert!(other.has_news());
+            assert_eq!(polls_in_place(&mut here), threads == 2, "it is about to call again");
+            assert!(polls_in_place(&mut here), "it does not");
+        }
+    }
+}
+
 /// And who is alone all the time has others run now and then.
 #[test]
 fn a_caller_that_is_always_alone_polls_in_place_but_for_one_call_of_many() {
     let mut pair = Pair::new(0);
     let short = Bytes::from_static(b"abc");
     let mut in_place = 0;
-    for _ in 0..2 * LONELY_WAITS {
+    for _ in 0..2 * WAITS_PER_TURN {
         let cell = pair.open();
         pair.answer(&short);
         assert!(pair.client.help(&cell));
         in_place += u32::from(cell.has_news());
         pair.client.with_owner(|owner| owner.pass(&mut |_, _| None));
     }
-    assert_eq!(in_place, 2 * (LONELY_WAITS - 1));
+    assert_eq!(in_place, 2 * (WAITS_PER_TURN - 1));
 }
 
 /// A long answer's stream is over when its one frame has come, long before the message has.
@@ -111,10 +150,10 @@ fn a_caller_in_place_waits_for_the_message_and_not_only_for_the_word_that_it_is_
     let cell = pair.open();
     let long = Bytes::from(vec![7; 40_000]);
     pair.answer(&long);
-    let client = pair.client;
+    let Pair { crowd, client, .. } = pair;
 
     // The very first caller lets others run.
-    client.with_owner(|owner| owner.lonely = 1);
+    assert!(!crowd.patience.begin_lone_wait());
     assert!(client.help(&cell));
     let make = |view: View<'_>, _: MetadataMap, _: MetadataMap| match view {
         View::Shared(bytes) => Ok(bytes.clone()),
@@ -124,6 +163,6 @@ fn a_caller_in_place_waits_for_the_message_and_not_only_for_the_word_that_it_is_
     assert!(matches!(answer, Poll::Ready(Ok(bytes)) if bytes == long), "the caller went too early");
     // Nothing is left for which the caller would have to poll.
     let next = Arc::<Cell>::default();
-    client.with_owner(|owner| assert!(!owner.may_wait_here()));
+    client.with_owner(|owner| assert!(!owner.has_one_caller()));
     assert!(!client.help(&next));
 }

@@ -23,9 +23,6 @@ const FRAMES_PER_PASS: usize = 128;
 /// driver wakes at least every ten seconds, so it can be that much longer.
 const BULK_WAIT: Duration = Duration::from_secs(5);
 
-/// Of so many waits of callers alone on their connection, the first lets others run.
-pub(super) const LONELY_WAITS: u32 = 512;
-
 /// A request that arrived at a server.
 #[derive(Debug)]
 pub(crate) struct Arrival {
@@ -108,6 +105,8 @@ pub(super) struct Owner<L> {
     pub(super) napper: Option<Waker>,
     /// Passes of callers that poll in place, since the driver last looked.
     pub(super) help_passes: u32,
+    /// A call was opened since the driver last looked.
+    pub(super) opened: bool,
     /// Acts of calls whose frames wait for the next flush, and how many may.
     pub(super) unflushed: u32,
     /// A pulled message has reached its mailbox.
@@ -117,8 +116,6 @@ pub(super) struct Owner<L> {
     /// program's answer to the peer, who would wait in vain otherwise.
     pub(super) pull_due: bool,
     pub(super) flush_frames: u32,
-    /// How often a caller was alone on the connection when it began to wait, since there were two.
-    pub(super) lonely: u32,
     /// Since when nothing is left but bulk messages the peer has not pulled.
     only_bulks_since: Option<Instant>,
     /// That has lasted too long.
@@ -142,11 +139,11 @@ impl<L: Link> Owner<L> {
             sleeps_in: None,
             napper: None,
             help_passes: 0,
+            opened: false,
             unflushed: 0,
             delivered: false,
             pull_due: false,
             flush_frames: link.flush_frames(),
-            lonely: 0,
             only_bulks_since: None,
             bulk_wait_over: false,
             alarm: None,
@@ -327,21 +324,9 @@ impl<L: Link> Owner<L> {
         }
     }
 
-    /// Whether a caller that begins to wait may do so in place. Alone on the connection it may:
-    /// nobody else's answer is held up, and the hand-off to the driver's task and back is saved. But
-    /// who never lets others run is always alone. When the answers of many have come, the first of
-    /// them to call again is alone as well, and it would stay so.
-    pub(super) fn may_wait_here(&mut self) -> bool {
-        if !self.has_one_caller() {
-            return false;
-        }
-        let before = self.lonely;
-        self.lonely = before.wrapping_add(1);
-        !before.is_multiple_of(LONELY_WAITS)
-    }
-
-    /// Whether one caller waits for something, and no other. A stream may have ended before its last
-    /// message has been pulled, which is then what its caller waits for.
+    /// Whether one caller waits for something here, and no other: then nobody else's answer is held
+    /// up if it polls in place, and the hand-off to the driver's task and back is saved. A stream may
+    /// have ended before its last message has been pulled, which is then what its caller waits for.
     pub(super) fn has_one_caller(&self) -> bool {
         match self.session.open_streams() {
             0 => !self.calls.pulls.is_idle(),

@@ -42,8 +42,13 @@ const LIFE_LOOK: Duration = Duration::from_millis(10);
 /// How long an orderly close may take before the link is dropped as it is.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A connection's open calls count as waiting for this long after its last news.
+/// A connection's open calls count as waiting for this long after the last of them was opened, or
+/// after the last news.
 const LIVELY: Duration = Duration::from_millis(1);
+
+/// How long the crowd goes on counting the calls of a connection that nothing happens on. Longer than
+/// [`LIVELY`], because the connection has to be woken for it.
+const COUNT_AGAIN: Duration = Duration::from_millis(100);
 
 /// How a connection waits for news.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -104,6 +109,8 @@ pub(crate) struct Driver<L: Link, A> {
     last_news: Instant,
     /// There was news after that; the next turn that reads the clock takes it for when.
     undated_news: bool,
+    /// When there was news last, or a call.
+    last_call: Instant,
     last_look: Instant,
     /// How the connection ended; its link is being closed.
     closing: Option<Ended>,
@@ -172,6 +179,7 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
             now_is_stale: true,
             last_news: now,
             undated_news: false,
+            last_call: now,
             last_look: now,
             closing: None,
             alarm_moved: false,
@@ -188,7 +196,7 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
         let stale = self.now_is_stale;
         let Driver { client, connection, arrivals, batch, set, quiet_passes, .. } = self;
         let waits = *quiet_passes > 0 && set.as_ref().is_some_and(PollSet::is_alone);
-        let mut open_calls = 0;
+        let (mut open_calls, mut opened) = (0, false);
         let mut fresh = None;
         let mut turn = connection.with_owner(|owner| {
             owner.sleeper = None;
@@ -201,6 +209,7 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
             let delivered = std::mem::take(&mut owner.delivered) || *client;
             std::mem::swap(batch, &mut owner.calls.batch);
             open_calls = owner.session.open_streams();
+            opened = std::mem::take(&mut owner.opened);
             fresh = owner.clock.fresh();
             if let Some(status) = &owner.dead {
                 return Turn::Over(Ended::Failed(status.clone()));
@@ -240,8 +249,11 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
             self.date_news();
         }
         if self.client {
+            if opened || self.last_call < self.last_news {
+                self.last_call = self.now;
+            }
             // Streams that only listen for what seldom comes do not count.
-            let lively = self.now.duration_since(self.last_news) < LIVELY;
+            let lively = self.now.duration_since(self.last_call) < LIVELY;
             self.connection.count_calls(if lively { open_calls } else { 0 });
         }
         Some(turn)
@@ -303,6 +315,7 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
     fn poll_sleep(&mut self, cx: &mut Context<'_>, set: Option<&PollSet>) -> Poll<()> {
         let alarm = &mut self.alarm;
         let alarm_moved = std::mem::take(&mut self.alarm_moved);
+        let (counted, last_turn) = (self.connection.is_counted(), self.now);
         let armed = self.connection.with_owner(|owner| {
             // Calls rely on us to flush what they committed while we were awake.
             owner.settle_or_fail();
@@ -322,7 +335,10 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
                 }
                 Poll::Pending => {}
             }
-            let due = owner.next_due().unwrap_or_else(|| now() + IDLE_ALARM);
+            let mut due = owner.next_due().unwrap_or_else(|| now() + IDLE_ALARM);
+            if set.is_some() && counted {
+                due = due.min(last_turn + COUNT_AGAIN);
+            }
             // An alarm that rings early does no harm: it is set anew then.
             if alarm_moved || owner.alarm.is_none_or(|at| due < at) {
                 alarm.as_mut().reset(due.into());

@@ -27,9 +27,7 @@ impl<L: Link> Owner<L> {
         // By reference, so that what is not needed is not moved.
         match &self.session.open(link, request) {
             Ok(Opened::Stream(id)) => {
-                if self.session.open_streams() > 1 {
-                    self.lonely = 0;
-                }
+                self.opened = true;
                 Ok(Some((self.calls.new_cell(*id, waker.cloned()), true)))
             }
             Ok(Opened::NoSlot) => Ok(None),
@@ -108,6 +106,7 @@ impl<L: Link> Owner<L> {
                 match self.session.open(link, &request)? {
                     Opened::NoSlot => break,
                     Opened::Stream(id) => {
+                        self.opened = true;
                         if let Some(open) = self.calls.waiting.pop_front() {
                             self.calls.opened(id, &open.cell, &open.borrow());
                         }
