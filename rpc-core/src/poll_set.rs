@@ -45,9 +45,11 @@ use crate::patience::Patience;
 
 /// Looks between two turns of whatever else runs on the thread.
 const LOOKS_PER_TURN: usize = 256;
-/// Looks before those with news get their turn.
+/// Looks in a round, unless some that are looked at together have news.
 const LOOKS_PER_ROUND: usize = 256;
-/// Looks whose memory is waited for together: as many as a word has bits.
+/// Looks whose memory is waited for together: as many as a word has bits. Those of them that have
+/// news run before others are looked at, while what the looks have fetched is in the caches: some
+/// 7 KiB each.
 const LOOKS_AT_ONCE: usize = 32;
 /// Rounds without news before whatever else runs on the thread gets a turn.
 const ROUNDS_PER_TURN: usize = 16;
@@ -72,6 +74,9 @@ pub trait Look: Send + Sync + 'static {
     /// the same for all looks of one scan of the set, so that entries which share something (a
     /// completion queue) can see to it once. Must not panic.
     fn has_news(&self, scan: u64) -> bool;
+
+    /// [`Look::has_news`] will be asked soon: what it looks at may be fetched. Must not panic.
+    fn prefetch(&self) {}
 }
 
 /// What a connection leaves in a poll set: something to look at, and whom to wake.
@@ -322,7 +327,7 @@ impl Scanner {
         }
     }
 
-    /// Looks at some entries, and wakes those with news; how many had some.
+    /// Looks at entries until some have news, and wakes those; how many they were.
     fn round(&mut self) -> usize {
         let mut woken = 0;
         let mut left = self.entries.len().min(LOOKS_PER_ROUND);
@@ -342,6 +347,9 @@ impl Scanner {
     /// Looks at entries first and does what follows from it then: a look may wait for memory, and
     /// so they wait together. At most [`LOOKS_AT_ONCE`] entries.
     fn look_at(&mut self, range: Range<usize>) -> usize {
+        for entry in self.entries[range.end..].iter().take(LOOKS_AT_ONCE) {
+            entry.source.prefetch();
+        }
         let looks = self.entries[range.clone()].iter().enumerate();
         let mut found = looks.fold(0_u32, |found, (index, entry)| {
             // Acquire: pairs with the Release of `watch`.

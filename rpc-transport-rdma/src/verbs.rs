@@ -280,6 +280,17 @@ impl fmt::Display for VerbError {
 
 impl std::error::Error for VerbError {}
 
+/// Where the next messages lie, as far as it can be told.
+#[derive(Debug)]
+pub struct Expected<'a, R> {
+    /// Where the peer will write the next one.
+    pub arrives: (&'a R, usize),
+    /// Where the answer will be made.
+    pub staged: (&'a R, usize),
+    /// Where it will be written in the peer's memory.
+    pub leaves: Option<RemoteAddr>,
+}
+
 /// One connected, reliable queue pair with its completion queue and its protection domain.
 ///
 /// Dropping it destroys the queue pair; the peer's queue pair then fails by itself or by the
@@ -349,9 +360,8 @@ pub trait QueuePair: Send + 'static {
         None
     }
 
-    /// The peer's next message will be written at `offset` of `region`: a hint, for whoever looks
-    /// for it before its owner does.
-    fn expect_at(&mut self, _region: &Self::Region, _offset: usize) {}
+    /// What will be touched when something comes: a hint, for whoever looks before the owner does.
+    fn expect(&mut self, _next: &Expected<'_, Self::Region>) {}
 
     /// As [`QueuePair::poll_event`], but woken by `set`, which polls, instead of by the kernel:
     /// nothing is armed, so the peer (or the NIC) makes no effort to wake us. What only the

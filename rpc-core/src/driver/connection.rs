@@ -291,7 +291,7 @@ impl<L: Link> Connection<L> {
         owner.unflushed < owner.flush_frames
             && (hold
                 || CORKED.get() == self.address()
-                || (owner.sleeper.is_none() && owner.session.open_streams() > 1))
+                || (!owner.asleep && owner.session.open_streams() > 1))
     }
 
     /// Does `act` now, or leaves `job` for the present owner; `what` is for the one that runs.

@@ -96,7 +96,9 @@ pub(super) struct Owner<L> {
     /// It is over because of the link, which can carry no last word.
     pub(super) link_failed: bool,
     /// The task that moves the connection along, while it sleeps.
+    /// Kept, so that it need not be cloned for each sleep.
     pub(super) sleeper: Option<Waker>,
+    pub(super) asleep: bool,
     /// Nobody has touched the link since the sleeper armed it.
     pub(super) armed: bool,
     /// The sleeper waits in this poll set, not in the kernel.
@@ -135,6 +137,7 @@ impl<L: Link> Owner<L> {
             dead: None,
             link_failed: false,
             sleeper: None,
+            asleep: false,
             armed: false,
             sleeps_in: None,
             napper: None,
@@ -353,7 +356,7 @@ impl<L: Link> Owner<L> {
         if self.napper.is_some() && (self.needs_driver() || crowded()) {
             self.wake_napper();
         }
-        let Some(sleeper) = &self.sleeper else { return };
+        let Some(sleeper) = self.sleeper.as_ref().filter(|_| self.asleep) else { return };
         // A set looks at a level: as long as nothing was taken from the link it is as good as armed.
         let watched = self.sleeps_in.is_some()
             && self.link.as_ref().is_some_and(|link| !link.may_have_news());
@@ -369,8 +372,9 @@ impl<L: Link> Owner<L> {
                     Some(set) => link.poll_ready_in(&mut cx, set).is_ready(),
                     None => link.poll_ready(&mut cx).is_ready(),
                 });
-        if awake && let Some(sleeper) = self.sleeper.take() {
-            sleeper.wake();
+        if awake {
+            self.asleep = false;
+            sleeper.wake_by_ref();
         }
         self.armed = !awake;
     }

@@ -14,6 +14,7 @@ use super::owner::{ArrivalBatch, Arrivals, Failure};
 use crate::link::{Link, LinkError};
 use crate::poll_set::PollSet;
 use crate::session::Role;
+use crate::standing::StandingWaker;
 use crate::status::Status;
 
 /// Passes without news before the task lets others run, in the modes that poll.
@@ -102,6 +103,7 @@ pub(crate) struct Driver<L: Link, A> {
     arrivals: A,
     batch: ArrivalBatch,
     alarm: Pin<Box<tokio::time::Sleep>>,
+    alarm_waker: StandingWaker,
     /// What the last turn knew of the time.
     now: Instant,
     /// Whether much time may have gone by since.
@@ -175,6 +177,7 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
             arrivals,
             batch: ArrivalBatch::default(),
             alarm: Box::pin(tokio::time::sleep(IDLE_ALARM)),
+            alarm_waker: StandingWaker::default(),
             now,
             now_is_stale: true,
             last_news: now,
@@ -199,7 +202,7 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
         let (mut open_calls, mut opened) = (0, false);
         let mut fresh = None;
         let mut turn = connection.with_owner(|owner| {
-            owner.sleeper = None;
+            owner.asleep = false;
             owner.napper = None;
             owner.tick(stale);
             if waits {
@@ -301,19 +304,26 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
         if set.is_over(self.last_news) { Quiet::Sleep } else { Quiet::JoinSet }
     }
 
+    /// What the alarm says is remembered until it rings: it is polled here and in `poll_sleep` only.
+    fn poll_alarm(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let alarm = &mut self.alarm;
+        self.alarm_waker.poll(cx, |cx| alarm.as_mut().poll(cx))
+    }
+
     /// A caller polls the link, and wakes us when it stops; lest it forgets, so does the alarm.
     fn nap(&mut self, cx: &mut Context<'_>) {
         self.alarm.as_mut().reset((now() + NAP).into());
         self.alarm_moved = true;
-        if self.alarm.as_mut().poll(cx).is_ready() {
+        if self.poll_alarm(cx).is_ready() {
             cx.waker().wake_by_ref();
         }
     }
 
     /// Waits in the kernel, or in the poll set, and for the alarm. `Ready`: there is news after
     /// all.
-    fn poll_sleep(&mut self, cx: &mut Context<'_>, set: Option<&PollSet>) -> Poll<()> {
-        let alarm = &mut self.alarm;
+    fn poll_sleep(&mut self, cx: &mut Context<'_>, in_set: bool) -> Poll<()> {
+        let Driver { alarm, alarm_waker, set, .. } = self;
+        let set = set.as_ref().filter(|_| in_set);
         let alarm_moved = std::mem::take(&mut self.alarm_moved);
         let (counted, last_turn) = (self.connection.is_counted(), self.now);
         let armed = self.connection.with_owner(|owner| {
@@ -344,7 +354,7 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
                 alarm.as_mut().reset(due.into());
                 owner.alarm = Some(due);
             }
-            if alarm.as_mut().poll(cx).is_ready() {
+            if alarm_waker.poll(cx, |cx| alarm.as_mut().poll(cx)).is_ready() {
                 owner.alarm = None;
                 alarm.as_mut().reset((now() + IDLE_ALARM).into());
                 return Poll::Ready(());
@@ -353,8 +363,10 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
                 Some(waker) if waker.will_wake(cx.waker()) => {}
                 _ => owner.sleeper = Some(cx.waker().clone()),
             }
-            owner.sleeps_in = set.cloned();
-            owner.armed = true;
+            if owner.sleeps_in.is_some() != set.is_some() {
+                owner.sleeps_in = set.cloned();
+            }
+            (owner.asleep, owner.armed) = (true, true);
             Poll::Pending
         });
         match armed {
@@ -386,7 +398,7 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
     /// Closes the link in order, within a bounded time, and gives it back: the connection lives on
     /// as long as anybody remembers a call on it, and the peer must not wait for that.
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let late = self.alarm.as_mut().poll(cx).is_ready();
+        let late = self.poll_alarm(cx).is_ready();
         let closed = self.connection.with_owner(|owner| {
             let result = match &mut owner.link {
                 Some(link) if !late && !owner.link_failed => link.poll_close(cx),
@@ -477,11 +489,8 @@ impl<L: Link, A: Arrivals> Future for Driver<L, A> {
                 Some(Turn::Over(ended)) => return this.close(ended, cx),
                 Some(Turn::Drained) => return this.close(Ended::Drained, cx),
                 Some(turn @ (Turn::Delivered | Turn::News)) => {
-                    if this.is_one_of_many() {
-                        let set = this.set.clone();
-                        if this.poll_sleep(cx, set.as_ref()).is_pending() {
-                            return Poll::Pending;
-                        }
+                    if this.is_one_of_many() && this.poll_sleep(cx, true).is_pending() {
+                        return Poll::Pending;
                     }
                     // Let them have it.
                     if matches!(turn, Turn::Delivered) {
@@ -495,13 +504,12 @@ impl<L: Link, A: Arrivals> Future for Driver<L, A> {
                 Some(Turn::Quiet) => match this.after_quiet() {
                     Quiet::LookAgain => std::hint::spin_loop(),
                     Quiet::JoinSet => {
-                        let set = this.set.clone();
-                        if this.poll_sleep(cx, set.as_ref()).is_pending() {
+                        if this.poll_sleep(cx, true).is_pending() {
                             return Poll::Pending;
                         }
                     }
                     Quiet::Sleep => {
-                        if this.poll_sleep(cx, None).is_pending() {
+                        if this.poll_sleep(cx, false).is_pending() {
                             this.count_awake(false);
                             return Poll::Pending;
                         }
@@ -527,7 +535,7 @@ impl<L: Link, A> Drop for Driver<L, A> {
         loop {
             let link = self.connection.with_owner(|owner| {
                 owner.fail(Failure::Abandoned);
-                owner.sleeps_in = None;
+                (owner.sleeps_in, owner.sleeper, owner.asleep) = (None, None, false);
                 owner.link.take()
             });
             match link {

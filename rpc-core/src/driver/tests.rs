@@ -472,6 +472,7 @@ fn a_message_that_was_pulled_is_out_of_the_driver_before_the_next_pull_begins() 
     assert_eq!(pass(&mut server), (false, true), "the first of two is being pulled");
     let woken = Arc::new(Woken::default());
     server.sleeper = Some(Waker::from(Arc::clone(&woken)));
+    server.asleep = true;
     assert_eq!(pass(&mut server), (true, true), "it has come, and the second still waits");
     // Whatever came of the link and the arrivals is none of this test's.
     server.calls.batch.clear();

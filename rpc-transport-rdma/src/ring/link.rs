@@ -143,6 +143,8 @@ pub struct RingLink<Q: QueuePair> {
     pub(super) ending: Ending,
     /// The last request that took a data slot was a READ: where slots are short, data is next.
     pub(super) read_was_last: bool,
+    /// It waits in a poll set, or did until what has not been received yet.
+    pub(super) waits_in_set: bool,
     /// There was no memory to register; bulk waits for some.
     pub(super) starved: bool,
     /// The device refused a post though slots were free; try again soon.

@@ -152,6 +152,7 @@ impl<Q: QueuePair> Prepared<Q> {
             receiver,
             ending: Ending::default(),
             read_was_last: false,
+            waits_in_set: false,
             starved: false,
             device_full: false,
             queue_pair: self.queue_pair,

@@ -171,6 +171,7 @@ impl<Q: QueuePair> RingLink<Q> {
         let Some(burst) = self.receiver.arrived.pop_front() else { return Ok(false) };
         let checked = self.copy_out(burst);
         self.ending(checked)?;
+        self.waits_in_set = false;
         self.return_credit(false)?;
         Ok(true)
     }

@@ -118,6 +118,11 @@ impl Staging {
         Some(Reserved { at, burst, begins, joinable_until })
     }
 
+    /// Where the next burst will probably begin.
+    pub(super) fn next_offset(&self, limit: u64) -> usize {
+        self.offset(self.place(0, limit).map_or(self.head, |place| place.burst.start))
+    }
+
     /// Whether `reserve` would find room.
     pub(super) fn has_room(&self, len: usize, limit: u64) -> bool {
         self.place(len, limit).is_some()

@@ -7,7 +7,7 @@ use rdma_rpc_core::poll_set::PollSet;
 
 use super::error::{gone, verb_failed};
 use super::link::RingLink;
-use crate::verbs::QueuePair;
+use crate::verbs::{Expected, QueuePair};
 
 /// How often the device may say "look again" before the owner gets a turn.
 const MAX_ROUNDS: usize = 8;
@@ -70,10 +70,13 @@ impl<Q: QueuePair> RingLink<Q> {
             return Poll::Ready(Ok(()));
         }
         let event = match set {
-            None => self.queue_pair.poll_event(cx),
+            None => {
+                self.waits_in_set = false;
+                self.queue_pair.poll_event(cx)
+            }
             Some(set) => {
-                let receiver = &self.receiver;
-                self.queue_pair.expect_at(&receiver.ring, receiver.credits.next_offset());
+                self.waits_in_set = true;
+                self.expect();
                 self.queue_pair.poll_event_in(cx, set)
             }
         };
@@ -99,14 +102,31 @@ impl<Q: QueuePair> RingLink<Q> {
         Poll::Pending
     }
 
+    /// Tells what will be touched next, where others are looked at before that.
+    pub(super) fn expect(&mut self) {
+        if !self.waits_in_set {
+            return;
+        }
+        let (receiver, sender) = (&self.receiver, &self.sender);
+        let staged = sender.staging.next_offset(sender.fill_limit());
+        self.queue_pair.expect(&Expected {
+            arrives: (&receiver.ring, receiver.credits.next_offset()),
+            staged: (&sender.region, staged),
+            leaves: sender.ring.offset(staged as u64),
+        });
+    }
+
     pub(super) fn wait_ready(
         &mut self,
         cx: &mut Context<'_>,
         set: Option<&PollSet>,
     ) -> Poll<Result<(), LinkError>> {
-        for _ in 0..MAX_ROUNDS {
+        for round in 0..MAX_ROUNDS {
             self.check_over()?;
-            self.progress()?;
+            // What the look misses, the device says as it is asked to wake us.
+            if round > 0 || !self.pulls.is_idle() || self.queue_pair.may_have_completions() {
+                self.progress()?;
+            }
             if self.sender.want_room.is_some() || self.sender.flush_blocked {
                 self.look_at_cell()?;
             }

@@ -97,6 +97,11 @@ impl Producer {
         Producer { capacity: capacity.into(), sent: 0, known_receives: 0 }
     }
 
+    /// The position of the next entry.
+    pub(super) fn position(&self) -> u64 {
+        self.sent
+    }
+
     /// Whether the peer has a receive posted for one more entry.
     pub(super) fn has_receive(&mut self, receives_posted: &AtomicU64) -> Result<bool, RingFault> {
         if self.sent < self.known_receives {
@@ -122,6 +127,13 @@ impl Producer {
         entries[slot].store(encode(self.sent, kind, imm), Ordering::Release);
         self.sent += 1;
     }
+}
+
+/// Where the entry of a position lies, as a hint.
+#[inline]
+pub(super) fn entry_address(entries: &[AtomicU64], position: u64) -> usize {
+    let slot = (position & (entries.len() as u64 - 1)) as usize;
+    std::ptr::from_ref(&entries[slot]).addr()
 }
 
 /// The word of the entry at `position`, unless its slot still holds the entry of the lap before.

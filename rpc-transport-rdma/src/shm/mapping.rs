@@ -234,7 +234,7 @@ impl Mapping {
         prefetch_lines::<_MM_HINT_ET0>(self.address(offset));
     }
 
-    /// An address for [`prefetch_address`]: a hint may outlive the mapping.
+    /// An address for [`prefetch_read`]: a hint may outlive the mapping.
     #[inline]
     pub(super) fn address(&self, offset: usize) -> usize {
         self.start.as_ptr().addr().wrapping_add(offset)
@@ -335,8 +335,21 @@ impl Mapping {
 
 /// As [`Mapping::prefetch_read`], of what may be unmapped by now.
 #[inline]
-pub(super) fn prefetch_address(address: usize) {
+pub(super) fn prefetch_read(address: usize) {
     prefetch_lines::<_MM_HINT_T0>(address);
+}
+
+/// As [`Mapping::prefetch_write`], of what may be unmapped by now.
+#[inline]
+pub(super) fn prefetch_write(address: usize) {
+    prefetch_lines::<_MM_HINT_ET0>(address);
+}
+
+/// Has the processor fetch one cache line.
+#[inline]
+pub(super) fn prefetch_line(address: usize) {
+    // SAFETY: as in `prefetch_lines`.
+    unsafe { _mm_prefetch::<_MM_HINT_T0>(ptr::without_provenance(address)) }
 }
 
 /// Fetches what a short burst at an address takes, if anything is there.

@@ -35,8 +35,8 @@ use super::send_queue::SendQueue;
 use super::watch::Watch;
 use super::wire::Wire;
 use crate::verbs::{
-    Access, Caps, Completed, Completion, PostError, QueuePair, RemoteAddr, Status, VerbError,
-    WorkRequest,
+    Access, Caps, Completed, Completion, Expected, PostError, QueuePair, RemoteAddr, Status,
+    VerbError, WorkRequest,
 };
 
 /// After this many polls the words that seldom change are looked at even under load.
@@ -375,8 +375,12 @@ impl QueuePair for ShmQueuePair {
             || self.ended().is_some()
     }
 
-    fn expect_at(&mut self, region: &ShmRegion, offset: usize) {
-        self.watched.source().expect_at(region, offset);
+    fn expect(&mut self, next: &Expected<'_, ShmRegion>) {
+        let Expected { arrives: (ring, arrives), staged: (staging, staged), leaves } = *next;
+        let leaves = leaves.and_then(|to| self.wire.place(to)).unwrap_or_default();
+        let told = self.wire.next_entry();
+        let addresses = [ring.address(arrives), staging.address(staged), leaves, told];
+        self.watched.source().expect(addresses);
     }
 
     fn poll_event_in(

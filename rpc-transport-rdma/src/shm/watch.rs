@@ -7,10 +7,9 @@ use std::task::{Context, Poll};
 use rdma_rpc_core::poll_set::{Look, PollSet};
 
 use super::control::ControlBlock;
-use super::cq_ring::peek_at;
-use super::mapping::prefetch_address;
+use super::cq_ring::{entry_address, peek_at};
+use super::mapping::{prefetch_line, prefetch_read, prefetch_write};
 use super::qp::ShmQueuePair;
-use super::regions::ShmRegion;
 use crate::verbs::VerbError;
 
 /// Of so many scans, one looks at the words that seldom change.
@@ -23,8 +22,10 @@ pub(super) struct Watch {
     peer: Arc<ControlBlock>,
     /// Of the next completion.
     position: AtomicU64,
-    /// Where what the completion tells of will lie. An address, because nobody needs it to be one.
-    expected: AtomicUsize,
+    /// What will be touched after the completion: where what it tells of lies, where the answer is
+    /// made, where that is written and where the peer is told. Addresses, because nobody needs them
+    /// to be more.
+    expected: [AtomicUsize; 4],
     /// Socket messages received: the peer announces when there are more.
     messages: AtomicU64,
 }
@@ -35,24 +36,41 @@ impl Watch {
             own,
             peer,
             position: AtomicU64::new(0),
-            expected: AtomicUsize::new(0),
+            expected: Default::default(),
             messages: AtomicU64::new(0),
         }
     }
 
-    pub(super) fn expect_at(&self, region: &ShmRegion, offset: usize) {
-        self.expected.store(region.address(offset), Ordering::Relaxed);
+    pub(super) fn expect(&self, addresses: [usize; 4]) {
+        for (kept, address) in self.expected.iter().zip(addresses) {
+            kept.store(address, Ordering::Relaxed);
+        }
+    }
+
+    /// Others are looked at before the owner has its turn: time to fetch what it needs.
+    fn prefetch_expected(&self) {
+        let [arrived, written @ ..] = &self.expected;
+        prefetch_read(arrived.load(Ordering::Relaxed));
+        prefetch_read(std::ptr::from_ref(self.peer.state()).addr());
+        for address in written {
+            prefetch_write(address.load(Ordering::Relaxed));
+        }
     }
 }
 
 impl Look for Watch {
+    #[inline]
+    fn prefetch(&self) {
+        let position = self.position.load(Ordering::Relaxed);
+        prefetch_line(entry_address(self.own.entries(), position));
+    }
+
     /// One word as a rule. If the owner took the entry since and does not wait yet, this says
     /// yes once too often, which is harmless.
     #[inline]
     fn has_news(&self, scan: u64) -> bool {
         if peek_at(self.own.entries(), self.position.load(Ordering::Relaxed)).is_some() {
-            // A set looks at others before the owner has its turn: time to fetch it.
-            prefetch_address(self.expected.load(Ordering::Relaxed));
+            self.prefetch_expected();
             return true;
         }
         scan.is_multiple_of(SELDOM)

@@ -5,7 +5,7 @@ use std::borrow::Borrow;
 use std::sync::Arc;
 
 use super::control::ControlBlock;
-use super::cq_ring::{EntryKind, Producer, RingFault};
+use super::cq_ring::{EntryKind, Producer, RingFault, entry_address};
 use super::cross_read::PeerMemory;
 use super::failure::Failure;
 use super::lend;
@@ -82,6 +82,17 @@ pub(super) struct Wire {
 }
 
 impl Wire {
+    /// Where a WRITE to an address will go, as a hint.
+    pub(super) fn place(&self, to: RemoteAddr) -> Option<usize> {
+        let (mapping, offset) = self.regions.resolve(to, 1, Access::RemoteWrite).ok()?;
+        Some(mapping.address(offset))
+    }
+
+    /// Where the peer will be told of it, as a hint.
+    pub(super) fn next_entry(&self) -> usize {
+        entry_address(self.peer.entries(), self.producer.position())
+    }
+
     /// Whether the peer has a receive posted.
     pub(super) fn has_receive(&mut self) -> Result<bool, RingFault> {
         self.producer.has_receive(self.peer.receives_posted())
