@@ -31,6 +31,21 @@ struct Slots {
 
 const _: () = assert!(size_of::<Extensions>() == size_of::<usize>());
 
+impl Drop for Extensions {
+    /// There are hardly ever any: this much is worth being in line with what every call drops.
+    #[inline]
+    fn drop(&mut self) {
+        if let Some(slots) = self.slots.take() {
+            forget(slots);
+        }
+    }
+}
+
+#[cold]
+fn forget(slots: Box<Slots>) {
+    drop(slots);
+}
+
 impl Extensions {
     /// No values.
     pub const fn new() -> Extensions {
@@ -107,8 +122,8 @@ impl Extensions {
     }
 
     /// Takes over all values of `other`, replacing those of the same types.
-    pub fn extend(&mut self, other: Extensions) {
-        let Some(theirs) = other.slots else { return };
+    pub fn extend(&mut self, mut other: Extensions) {
+        let Some(theirs) = other.slots.take() else { return };
         let Some(ours) = &mut self.slots else {
             self.slots = Some(theirs);
             return;

@@ -306,6 +306,7 @@ impl<L: Link> Owner<L> {
     }
 
     /// Sends what waits and wakes whom that lets go on.
+    #[inline]
     pub(super) fn settle(&mut self) -> Result<(), LinkError> {
         let Some(link) = &mut self.link else { return Ok(()) };
         self.unflushed = 0;

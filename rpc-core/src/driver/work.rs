@@ -83,11 +83,13 @@ impl<L: Link> Owner<L> {
     }
 
     /// Opens streams for calls that wait for one, as many as there are.
+    #[inline]
     pub(super) fn open_waiting(&mut self) -> Result<bool, LinkError> {
+        if self.calls.waiting.is_empty() { Ok(false) } else { self.open_some_waiting() }
+    }
+
+    fn open_some_waiting(&mut self) -> Result<bool, LinkError> {
         let mut busy = false;
-        if self.calls.waiting.is_empty() {
-            return Ok(busy);
-        }
         let Some(link) = &mut self.link else { return Ok(busy) };
         let now = now();
         while let Some(open) = self.calls.waiting.front() {

@@ -67,6 +67,7 @@ impl SendCredits {
 
     /// Takes what the peer says it has released; `place` says where it said so. The two counts
     /// may be of different moments.
+    #[inline]
     pub(super) fn learn(&mut self, said: Position, place: &str) -> Result<(), LinkError> {
         if said.bytes > self.sent.bytes || !said.bytes.is_multiple_of(ALIGN_BYTES) {
             return Err(LinkError::misbehaved(format!(
@@ -87,6 +88,7 @@ impl SendCredits {
     }
 
     /// So many bursts are released, and the bytes released with them have been learnt.
+    #[inline]
     pub(super) fn confirm(&mut self, bursts: u64) {
         self.confirmed_bursts = self.confirmed_bursts.max(bursts.min(self.released.bursts));
     }
@@ -142,6 +144,7 @@ impl ReceiveCredits {
 
     /// A burst arrived. Its place follows from the order; the peer's claim about its length is
     /// checked against everything the peer was told.
+    #[inline]
     pub(super) fn arrive(&mut self, len_bytes: u64, skip: bool) -> Result<Arrived, LinkError> {
         let from = self.arrived.bytes;
         let offset = self.offset(from) as u64;
@@ -185,6 +188,7 @@ impl ReceiveCredits {
     }
 
     /// The oldest burst was copied out.
+    #[inline]
     pub(super) fn consume(&mut self, burst: Arrived) {
         debug_assert!(burst.position >= self.consumed.bytes);
         self.consumed =

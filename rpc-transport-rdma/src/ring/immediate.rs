@@ -53,6 +53,7 @@ impl Immediate {
     }
 
     /// Reads 32 bits; bits that have no meaning must be zero.
+    #[inline]
     pub(super) fn decode(word: u32) -> Result<Immediate, LinkError> {
         let value = word & VALUE_MASK;
         let flag = word & SKIP != 0;

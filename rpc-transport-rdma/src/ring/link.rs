@@ -355,7 +355,9 @@ impl<Q: QueuePair> RingLink<Q> {
             let Finished { ticket, message } = finished;
             return Ok(Some(Received::Pulled { ticket, message }));
         }
-        if self.receiver.cursor >= self.receiver.scratch_bytes && !self.copy_out_burst()? {
+        if self.receiver.cursor >= self.receiver.scratch_bytes
+            && (self.receiver.arrived.is_empty() || !self.copy_out_burst()?)
+        {
             self.receiver.drained = false;
             return match self.end_of_stream() {
                 None => Ok(None),
@@ -406,7 +408,9 @@ impl<Q: QueuePair> Link for RingLink<Q> {
     fn flush(&mut self) -> Result<(), LinkError> {
         self.check_over()?;
         self.sender.flush_blocked = false;
-        self.post_bursts()?;
+        if self.has_unsent() {
+            self.post_bursts()?;
+        }
         if self.has_unsent() {
             // Completions may free slots, and the cell may hold credit: look, then try again.
             self.progress()?;

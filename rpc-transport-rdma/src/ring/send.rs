@@ -264,7 +264,14 @@ impl<Q: QueuePair> RingLink<Q> {
     }
 
     /// Posts READs while slots and the bound on READs allow.
+    #[inline]
     pub(super) fn post_reads(&mut self) {
+        if !self.pulls.is_idle() {
+            self.post_some_reads();
+        }
+    }
+
+    fn post_some_reads(&mut self) {
         while self.ending.failed.is_none() && !self.ending.closing {
             let requests = self.burst_requests();
             let queue = &self.sender.queue;

@@ -131,6 +131,7 @@ impl SendQueue {
     }
 
     /// A request succeeded.
+    #[inline]
     pub(super) fn completed(&mut self, id: u64) -> Result<Kind, LinkError> {
         match self.log.front() {
             Some(first) if first.id == id => {
