@@ -25,20 +25,24 @@ pub(crate) mod body;
 mod calls;
 pub(crate) mod cell;
 mod clock;
+mod conn;
 mod connection;
 #[cfg(test)]
 mod help_tests;
 mod job;
 mod nap;
 mod owner;
+mod progress;
 mod pulls;
+mod sleep;
 mod task;
 #[cfg(test)]
 mod tests;
 mod work;
 
 pub(crate) use clock::now;
-pub(crate) use connection::{Begun, Conn, Connection, OpenRequest, Watch};
+pub(crate) use conn::{Begun, Conn, OpenRequest, Watch};
+pub(crate) use connection::Connection;
 pub(crate) use owner::{Arrival, ArrivalBatch, Arrivals, Arrived};
+pub use progress::{Progress, ProgressMode};
 pub(crate) use task::{Driver, Ended};
-pub use task::{Progress, ProgressMode};

@@ -11,7 +11,8 @@ use super::clock::now;
 use super::connection::Connection;
 use super::job::Job;
 use super::owner::{ArrivalBatch, Arrivals, Failure};
-use crate::link::{Link, LinkError};
+use super::progress::ProgressMode;
+use crate::link::Link;
 use crate::poll_set::PollSet;
 use crate::session::Role;
 use crate::standing::StandingWaker;
@@ -23,9 +24,6 @@ const PASSES_PER_TURN: usize = 32;
 /// How often in a row the connection may be found taken before the task sleeps instead.
 const MAX_REFUSALS: u32 = 64;
 
-/// How long the task leaves the link to callers who poll it before it looks again.
-const NAP: Duration = Duration::from_millis(1);
-
 /// The most passes without news, among other connections that poll, before the task joins the
 /// poll set. Fewer where the last ones brought nothing.
 const MAX_EAGER_PASSES: u32 = 64;
@@ -35,58 +33,11 @@ const MANY: usize = 16;
 
 /// How long an idle connection sleeps at most before it looks at its timers. Any value works; it
 /// only saves re-arming a timer for the first call after a pause.
-const IDLE_ALARM: Duration = Duration::from_secs(10);
-
-/// How often a connection that never sleeps looks whether its peer is alive.
-const LIFE_LOOK: Duration = Duration::from_millis(10);
-
-/// How long an orderly close may take before the link is dropped as it is.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const IDLE_ALARM: Duration = Duration::from_secs(10);
 
 /// A connection's open calls count as waiting for this long after the last of them was opened, or
 /// after the last news.
 const LIVELY: Duration = Duration::from_millis(1);
-
-/// How long the crowd goes on counting the calls of a connection that nothing happens on. Longer than
-/// [`LIVELY`], because the connection has to be woken for it.
-const COUNT_AGAIN: Duration = Duration::from_millis(100);
-
-/// How a connection waits for news.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub enum ProgressMode {
-    /// Polls without end: the shortest latency, and a core for it.
-    Busy,
-    /// Polls for a while after the last news, then sleeps until woken.
-    #[default]
-    Adaptive,
-    /// Sleeps until woken: the least CPU.
-    Event,
-}
-
-/// How a connection waits for news, with its numbers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Progress {
-    /// The mode.
-    pub mode: ProgressMode,
-    /// Adaptive: how long to poll after the last news.
-    pub spin: Duration,
-}
-
-impl Default for Progress {
-    fn default() -> Progress {
-        Progress { mode: ProgressMode::Adaptive, spin: Duration::from_micros(50) }
-    }
-}
-
-impl Progress {
-    /// Sleeps until woken.
-    pub const EVENT: Progress = Progress { mode: ProgressMode::Event, spin: Duration::ZERO };
-
-    /// Whether a caller that waits should look at the link itself before it sleeps.
-    pub(crate) fn polls(&self) -> bool {
-        self.mode != ProgressMode::Event
-    }
-}
 
 /// Why a connection's task ended.
 #[derive(Debug, Clone)]
@@ -99,13 +50,13 @@ pub(crate) enum Ended {
 
 /// Drives one connection to its end.
 pub(crate) struct Driver<L: Link, A> {
-    connection: Arc<Connection<L>>,
+    pub(super) connection: Arc<Connection<L>>,
     arrivals: A,
     batch: ArrivalBatch,
-    alarm: Pin<Box<tokio::time::Sleep>>,
-    alarm_waker: StandingWaker,
+    pub(super) alarm: Pin<Box<tokio::time::Sleep>>,
+    pub(super) alarm_waker: StandingWaker,
     /// What the last turn knew of the time.
-    now: Instant,
+    pub(super) now: Instant,
     /// Whether much time may have gone by since.
     now_is_stale: bool,
     last_news: Instant,
@@ -113,16 +64,16 @@ pub(crate) struct Driver<L: Link, A> {
     undated_news: bool,
     /// When there was news last, or a call.
     last_call: Instant,
-    last_look: Instant,
+    pub(super) last_look: Instant,
     /// How the connection ended; its link is being closed.
-    closing: Option<Ended>,
+    pub(super) closing: Option<Ended>,
     client: bool,
     /// A nap has moved the alarm.
-    alarm_moved: bool,
+    pub(super) alarm_moved: bool,
     /// How often in a row the connection was found taken.
     refused: u32,
     /// Where the runtime polls for all its connections; `None` in the mode that sleeps at once.
-    set: Option<PollSet>,
+    pub(super) set: Option<PollSet>,
     /// Counted among the set's connections that poll.
     awake: bool,
     /// Passes without news since the last news.
@@ -302,135 +253,6 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
             self.eager_passes = (self.eager_passes / 2).max(1);
         }
         if set.is_over(self.last_news) { Quiet::Sleep } else { Quiet::JoinSet }
-    }
-
-    /// What the alarm says is remembered until it rings: it is polled here and in `poll_sleep` only.
-    fn poll_alarm(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let alarm = &mut self.alarm;
-        self.alarm_waker.poll(cx, |cx| alarm.as_mut().poll(cx))
-    }
-
-    /// A caller polls the link, and wakes us when it stops; lest it forgets, so does the alarm.
-    fn nap(&mut self, cx: &mut Context<'_>) {
-        self.alarm.as_mut().reset((now() + NAP).into());
-        self.alarm_moved = true;
-        if self.poll_alarm(cx).is_ready() {
-            cx.waker().wake_by_ref();
-        }
-    }
-
-    /// Waits in the kernel, or in the poll set, and for the alarm. `Ready`: there is news after
-    /// all.
-    fn poll_sleep(&mut self, cx: &mut Context<'_>, in_set: bool) -> Poll<()> {
-        let Driver { alarm, alarm_waker, set, .. } = self;
-        let set = set.as_ref().filter(|_| in_set);
-        let alarm_moved = std::mem::take(&mut self.alarm_moved);
-        let (counted, last_turn) = (self.connection.is_counted(), self.now);
-        let armed = self.connection.with_owner(|owner| {
-            // Calls rely on us to flush what they committed while we were awake.
-            owner.settle_or_fail();
-            if owner.must_not_sleep() {
-                return Poll::Ready(());
-            }
-            let Some(link) = &mut owner.link else { return Poll::Ready(()) };
-            let polled = match set {
-                Some(set) => link.poll_ready_in(cx, set),
-                None => link.poll_ready(cx),
-            };
-            match polled {
-                Poll::Ready(Ok(())) => return Poll::Ready(()),
-                Poll::Ready(Err(error)) => {
-                    owner.fail(Failure::Link(error));
-                    return Poll::Ready(());
-                }
-                Poll::Pending => {}
-            }
-            let mut due = owner.next_due().unwrap_or_else(|| now() + IDLE_ALARM);
-            if set.is_some() && counted {
-                due = due.min(last_turn + COUNT_AGAIN);
-            }
-            // An alarm that rings early does no harm: it is set anew then.
-            if alarm_moved || owner.alarm.is_none_or(|at| due < at) {
-                alarm.as_mut().reset(due.into());
-                owner.alarm = Some(due);
-            }
-            if alarm_waker.poll(cx, |cx| alarm.as_mut().poll(cx)).is_ready() {
-                owner.alarm = None;
-                alarm.as_mut().reset((now() + IDLE_ALARM).into());
-                return Poll::Ready(());
-            }
-            match &owner.sleeper {
-                Some(waker) if waker.will_wake(cx.waker()) => {}
-                _ => owner.sleeper = Some(cx.waker().clone()),
-            }
-            if owner.sleeps_in.is_some() != set.is_some() {
-                owner.sleeps_in = set.cloned();
-            }
-            (owner.asleep, owner.armed) = (true, true);
-            Poll::Pending
-        });
-        match armed {
-            Some(poll) => poll,
-            None => Poll::Ready(()),
-        }
-    }
-
-    /// A connection that is polled without end still has to learn that the peer's process is
-    /// gone: arming looks at the signs of life, now and then.
-    fn look_at_life(&mut self, cx: &mut Context<'_>) {
-        if self.connection.progress().mode != ProgressMode::Busy {
-            return;
-        }
-        if self.now.duration_since(self.last_look) < LIFE_LOOK {
-            return;
-        }
-        self.last_look = self.now;
-        self.connection.with_owner(|owner| {
-            if owner.dead.is_none()
-                && let Some(link) = &mut owner.link
-                && let Poll::Ready(Err(error)) = link.poll_ready(cx)
-            {
-                owner.fail(Failure::Link(error));
-            }
-        });
-    }
-
-    /// Closes the link in order, within a bounded time, and gives it back: the connection lives on
-    /// as long as anybody remembers a call on it, and the peer must not wait for that.
-    fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let late = self.poll_alarm(cx).is_ready();
-        let closed = self.connection.with_owner(|owner| {
-            let result = match &mut owner.link {
-                Some(link) if !late && !owner.link_failed => link.poll_close(cx),
-                _ => Poll::Ready(Ok(())),
-            };
-            result.map(|result| {
-                // Nobody is waiting for anything on it; this only marks it as over.
-                let error = result
-                    .err()
-                    .unwrap_or_else(|| LinkError::closed("this side closed after its last call"));
-                owner.fail(Failure::Link(error));
-                owner.link.take()
-            })
-        });
-        match closed {
-            // The link is dropped here, outside the lock.
-            Some(poll) => poll.map(drop),
-            None => {
-                cx.waker().wake_by_ref();
-                Poll::Pending
-            }
-        }
-    }
-
-    fn close(&mut self, ended: Ended, cx: &mut Context<'_>) -> Poll<Ended> {
-        self.closing = Some(ended);
-        self.alarm.as_mut().reset((now() + CLOSE_TIMEOUT).into());
-        self.poll_closing(cx)
-    }
-
-    fn poll_closing(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
-        self.poll_close(cx).map(|()| self.closing.clone().unwrap_or(Ended::Drained))
     }
 }
 

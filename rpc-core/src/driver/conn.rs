@@ -1,0 +1,100 @@
+//! What calls see of a connection.
+
+use std::sync::Arc;
+use std::task::Waker;
+
+use super::cell::Cell;
+use crate::link::LinkInfo;
+use crate::metadata::MetadataMap;
+use crate::session::{Batch, Encode, NewStream, StreamId};
+use crate::status::Status;
+
+/// A request to open a stream, as the call layer makes it.
+pub(crate) type OpenRequest<'a> = NewStream<'a>;
+
+/// A call that has begun.
+#[derive(Debug)]
+pub(crate) struct Begun {
+    pub(crate) cell: Arc<Cell>,
+    pub(crate) watch: Watch,
+}
+
+/// Who looks for a call's answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Watch {
+    /// Nobody yet, and it may be over already, or wait for the connection or for a stream.
+    Nobody,
+    /// Its stream is open, and its caller had better poll in place.
+    Caller,
+    /// Its stream is open, and the caller's waker is in the cell.
+    Waker,
+}
+
+/// A connection whose link type is forgotten: what calls see. Every method does its work at once
+/// or leaves it to the connection's present owner; none blocks.
+pub(crate) trait Conn: Send + Sync + 'static {
+    /// Opens a stream; the result is in the cell. `waker`: who is to wait for it.
+    fn open(&self, request: &OpenRequest<'_>, waker: Option<&Waker>) -> Begun;
+
+    /// Sends one message; call only while the cell is writable. With `hold` it need not leave
+    /// before the next [`Conn::flush`]. `true`: it is still writable; `false`: ask it.
+    fn send(
+        &self,
+        id: StreamId,
+        cell: &Arc<Cell>,
+        message: &dyn Encode,
+        end: bool,
+        hold: bool,
+    ) -> bool;
+
+    /// Sends several messages, as [`Conn::send`] with `hold`.
+    fn send_batch(&self, id: StreamId, cell: &Arc<Cell>, batch: &Batch) -> bool;
+
+    /// Client: no more messages.
+    fn end_messages(&self, id: StreamId);
+
+    /// Server: initial metadata.
+    fn headers(&self, id: StreamId, metadata: MetadataMap);
+
+    /// Server: a whole unary answer, with its metadata and its trailers.
+    fn respond(&self, id: StreamId, blocks: (MetadataMap, MetadataMap), message: &dyn Encode);
+
+    /// Server: the end of the call.
+    fn finish(&self, id: StreamId, end: Result<MetadataMap, Status>);
+
+    /// The reader took everything up to a position.
+    fn consumed(&self, id: StreamId, position: u64);
+
+    /// Client: the call is given up.
+    fn cancel(&self, cell: &Arc<Cell>, code: u16);
+
+    /// Sends what has been committed.
+    fn flush(&self);
+
+    /// Server: a mailbox for a call that came without one, because its request was whole.
+    fn attach(&self, id: StreamId) -> Arc<Cell>;
+
+    /// Moves the connection along in place, where its mode is to poll and nobody else's call is on
+    /// it: for a client whose call waits for something to come into `cell`. Whether it has done so:
+    /// who still has to wait then says that by [`Conn::end_help`].
+    fn help(&self, cell: &Cell) -> bool;
+
+    /// What [`Conn::help`] brought is not what the call waits for: the driver goes on, which may
+    /// have left the link to the caller.
+    fn end_help(&self);
+
+    /// Server: accept no more calls; end when those that are open have ended.
+    fn go_away(&self, reason: &str);
+
+    /// How far a reader's sender may run ahead, in bytes.
+    fn window_bytes(&self) -> u64;
+
+    /// The longest message accepted where nothing else is said, in bytes.
+    fn max_message_bytes(&self) -> usize;
+
+    /// What the connection is made of.
+    fn info(&self) -> &Arc<LinkInfo>;
+
+    /// Whether no new call can be made on it.
+    fn is_closed(&self) -> bool;
+}
