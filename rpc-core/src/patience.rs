@@ -1,25 +1,40 @@
 //! When callers should rather not poll in place: where answers take longer than a caller polls, as
 //! with slow handlers, and where others want the thread.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::driver::now;
 
 /// The calls after a first vain wait that are not waited for in place, and the most there can be.
 const FIRST_SKIPS: u32 = 4;
 const MOST_SKIPS: u32 = 1024;
 
-/// Of so many waits of callers who are alone, the first lets others run.
-pub(crate) const WAITS_PER_TURN: u32 = 128;
+/// After so long a caller that is alone lets others run. It costs about two microseconds.
+pub(crate) const OTHERS_TURN: Duration = Duration::from_micros(200);
 
 /// Whether polling in place pays for the callers of a runtime. After each vain attempt twice as many
 /// calls as before do not try. Only a hint: calls on other threads may overwrite each other's.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Patience {
     /// Calls that do not try.
     skips: AtomicU32,
     /// How many there were after the last vain attempt.
     penalty: AtomicU32,
-    /// How often a caller that was alone began to wait, since there were two.
-    lone_waits: AtomicU32,
+    begin: Instant,
+    /// From when on, since then, a caller that is alone lets others run.
+    others_turn_ns: AtomicU64,
+}
+
+impl Default for Patience {
+    fn default() -> Patience {
+        Patience {
+            skips: AtomicU32::new(0),
+            penalty: AtomicU32::new(0),
+            begin: now(),
+            others_turn_ns: AtomicU64::new(0),
+        }
+    }
 }
 
 impl Patience {
@@ -36,16 +51,20 @@ impl Patience {
     /// A caller that seems to be alone begins to wait; whether it may do so in place. Who never lets
     /// others run is always alone: when the answers of many have come, the first of them to call
     /// again has its next answer before they get to run, and it would go on so.
-    pub(crate) fn begin_lone_wait(&self) -> bool {
-        let before = self.lone_waits.load(Ordering::Relaxed);
-        self.lone_waits.store(before.wrapping_add(1), Ordering::Relaxed);
-        !before.is_multiple_of(WAITS_PER_TURN)
+    pub(crate) fn begin_lone_wait(&self, now: Instant) -> bool {
+        let since = now.saturating_duration_since(self.begin);
+        if (since.as_nanos() as u64) < self.others_turn_ns.load(Ordering::Relaxed) {
+            return true;
+        }
+        let next = (since + OTHERS_TURN).as_nanos() as u64;
+        self.others_turn_ns.store(next, Ordering::Relaxed);
+        false
     }
 
     /// A call was made while another waits.
     pub(crate) fn saw_two(&self) {
-        if self.lone_waits.load(Ordering::Relaxed) > 0 {
-            self.lone_waits.store(0, Ordering::Relaxed);
+        if self.others_turn_ns.load(Ordering::Relaxed) > 0 {
+            self.others_turn_ns.store(0, Ordering::Relaxed);
         }
     }
 
@@ -69,15 +88,18 @@ mod tests {
     #[test]
     fn who_is_alone_lets_others_run_first_and_then_now_and_then() {
         let patience = Patience::default();
+        let mut now = patience.begin;
         for _ in 0..3 {
-            assert!(!patience.begin_lone_wait());
-            assert!((1..WAITS_PER_TURN).all(|_| patience.begin_lone_wait()));
+            assert!(!patience.begin_lone_wait(now));
+            assert!(patience.begin_lone_wait(now));
+            assert!(patience.begin_lone_wait(now + OTHERS_TURN / 2));
+            now += OTHERS_TURN;
         }
-        assert!(!patience.begin_lone_wait());
-        assert!(patience.begin_lone_wait());
+        assert!(!patience.begin_lone_wait(now));
+        assert!(patience.begin_lone_wait(now));
         patience.saw_two();
-        assert!(!patience.begin_lone_wait());
-        assert!(patience.begin_lone_wait());
+        assert!(!patience.begin_lone_wait(now));
+        assert!(patience.begin_lone_wait(now));
     }
 
     #[test]

@@ -417,6 +417,8 @@ impl<L: Link> Conn for Connection<L> {
         }
         let patience = self.crowd.get().map(|crowd| &crowd.patience);
         if !patience.is_none_or(Patience::may_try) {
+            // The driver may nap because the last caller polled.
+            self.end_help();
             return false;
         }
         let mut passes = 0..HELP_PASSES;
@@ -424,13 +426,14 @@ impl<L: Link> Conn for Connection<L> {
         for _ in &mut passes {
             let alone = self.with_owner(|owner| {
                 let begins = std::mem::take(&mut begins);
+                owner.tick(begins);
+                let now = owner.clock.last();
                 let may_wait = owner.has_one_caller()
-                    && (!begins || patience.is_none_or(Patience::begin_lone_wait));
+                    && (!begins || patience.is_none_or(|patience| patience.begin_lone_wait(now)));
                 if !may_wait {
                     return false;
                 }
                 owner.help_passes = owner.help_passes.saturating_add(1);
-                owner.tick(begins);
                 owner.wait_for_news(|| self.has_jobs());
                 owner.pass(&mut |_, _| None);
                 owner.has_one_caller()

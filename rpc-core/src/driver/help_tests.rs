@@ -16,7 +16,7 @@ use super::tests::Rigged;
 use crate::link::FrameSink;
 use crate::memory::{MemoryConfig, MemoryLink, pair};
 use crate::metadata::MetadataMap;
-use crate::patience::WAITS_PER_TURN;
+use crate::patience::OTHERS_TURN;
 use crate::poll_set::Crowd;
 use crate::session::{Encode, Role, Session, SessionConfig};
 
@@ -76,8 +76,8 @@ impl Pair {
 /// Callers who have just been answered are about to call again, on the thread of the first of them
 /// that does: were it to poll in place, it would have its next answer before they get to run, and
 /// the next, and the connection to itself.
-#[test]
-fn the_first_to_call_again_lets_the_others_run_and_polls_in_place_only_when_none_does() {
+#[tokio::test(start_paused = true)]
+async fn the_first_to_call_again_lets_the_others_run_and_polls_in_place_only_when_none_does() {
     let mut pair = Pair::new(0);
     let short = Bytes::from_static(b"abc");
     for _ in 0..3 {
@@ -98,8 +98,8 @@ fn the_first_to_call_again_lets_the_others_run_and_polls_in_place_only_when_none
 }
 
 /// The others may call on other connections: they want the same thread.
-#[test]
-fn a_caller_whose_thread_others_want_does_not_poll_in_place() {
+#[tokio::test(start_paused = true)]
+async fn a_caller_whose_thread_others_want_does_not_poll_in_place() {
     for threads in [1, 2] {
         let crowd = Crowd::new(threads);
         let (mut here, mut there) = (Pair::among(&crowd, 0), Pair::among(&crowd, 0));
@@ -128,25 +128,27 @@ fn a_caller_whose_thread_others_want_does_not_poll_in_place() {
     }
 }
 
-/// And who is alone all the time has others run now and then.
-#[test]
-fn a_caller_that_is_always_alone_polls_in_place_but_for_one_call_of_many() {
+/// And who is alone all the time has others run now and then, however short its calls are.
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_is_always_alone_polls_in_place_but_for_one_call_in_a_while() {
     let mut pair = Pair::new(0);
     let short = Bytes::from_static(b"abc");
-    let mut in_place = 0;
-    for _ in 0..2 * WAITS_PER_TURN {
+    let mut in_place = Vec::new();
+    for _ in 0..20 {
         let cell = pair.open();
         pair.answer(&short);
         assert!(pair.client.help(&cell));
-        in_place += u32::from(cell.has_news());
+        in_place.push(cell.has_news());
         pair.client.with_owner(|owner| owner.pass(&mut |_, _| None));
+        tokio::time::advance(OTHERS_TURN / 5).await;
     }
-    assert_eq!(in_place, 2 * (WAITS_PER_TURN - 1));
+    let turns: Vec<bool> = (0..20).map(|call| call % 5 > 0).collect();
+    assert_eq!(in_place, turns);
 }
 
 /// A long answer's stream is over when its one frame has come, long before the message has.
-#[test]
-fn a_caller_in_place_waits_for_the_message_and_not_only_for_the_word_that_it_is_there() {
+#[tokio::test(start_paused = true)]
+async fn a_caller_in_place_waits_for_the_message_and_not_only_for_the_word_that_it_is_there() {
     let mut pair = Pair::new(PULL_TURNS);
     let cell = pair.open();
     let long = Bytes::from(vec![7; 40_000]);
@@ -154,7 +156,7 @@ fn a_caller_in_place_waits_for_the_message_and_not_only_for_the_word_that_it_is_
     let Pair { crowd, client, .. } = pair;
 
     // The very first caller lets others run.
-    assert!(!crowd.patience.begin_lone_wait());
+    assert!(!crowd.patience.begin_lone_wait(now()));
     assert!(client.help(&cell));
     let make = |view: View<'_>, _: MetadataMap, _: MetadataMap| match view {
         View::Shared(bytes) => Ok(bytes.clone()),

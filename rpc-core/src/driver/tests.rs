@@ -333,7 +333,7 @@ fn a_stream_that_was_never_sent_and_is_given_up_goes_to_the_next_call_that_waits
     assert!(waiting.id().is_some(), "nobody told it that a stream is free");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_caller_polls_in_place_only_where_it_keeps_nobody_waiting() {
     let busy = Progress { mode: ProgressMode::Busy, ..Progress::default() };
     let connect = || {
@@ -346,7 +346,7 @@ async fn a_caller_polls_in_place_only_where_it_keeps_nobody_waiting() {
     other.joins(set.crowd());
     let (metadata, message) = (MetadataMap::new(), Bytes::from_static(b"abc"));
     let cell = one.open(&unary(&metadata, &message), None).cell;
-    set.crowd().patience.begin_lone_wait();
+    set.crowd().patience.begin_lone_wait(now());
     assert!(one.help(&cell), "it is alone");
     // Until it has been in vain.
     while one.help(&cell) {}
