@@ -35,6 +35,11 @@ const MANY: usize = 16;
 /// only saves re-arming a timer for the first call after a pause.
 pub(super) const IDLE_ALARM: Duration = Duration::from_secs(10);
 
+/// Adaptive: so many times as long as else a connection polls while its peer pulls long messages: with
+/// the usual spin, for as long as five megabytes take it. To sleep meanwhile made a call of 1 MiB twice
+/// as long, for no less CPU time.
+const PULL_PATIENCE: u32 = 8;
+
 /// A connection's open calls count as waiting for this long after the last of them was opened, or
 /// after the last news.
 const LIVELY: Duration = Duration::from_millis(1);
@@ -76,6 +81,8 @@ pub(crate) struct Driver<L: Link, A> {
     pub(super) set: Option<PollSet>,
     /// Counted among the set's connections that poll.
     awake: bool,
+    /// Long messages of ours are at the peer, which has not said that it has them.
+    peer_pulls: bool,
     /// Passes without news since the last news.
     quiet_passes: u32,
     /// How many of them to make before joining the set.
@@ -140,6 +147,7 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
             refused: 0,
             set,
             awake: false,
+            peer_pulls: false,
             quiet_passes: 0,
             eager_passes: MAX_EAGER_PASSES,
         }
@@ -148,7 +156,8 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
     /// One pass and the handlers of what it brought. `None`: someone else owns the connection.
     fn turn(&mut self, driver: &Waker) -> Option<Turn> {
         let stale = self.now_is_stale;
-        let Driver { client, connection, arrivals, batch, set, quiet_passes, .. } = self;
+        let Driver { client, connection, arrivals, batch, set, quiet_passes, peer_pulls, .. } =
+            self;
         let waits = *quiet_passes > 0 && set.as_ref().is_some_and(PollSet::is_alone);
         let (mut open_calls, mut opened) = (0, false);
         let mut fresh = None;
@@ -164,6 +173,7 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
             std::mem::swap(batch, &mut owner.calls.batch);
             open_calls = owner.session.open_streams();
             opened = std::mem::take(&mut owner.opened);
+            *peer_pulls = owner.session.has_bulks();
             fresh = owner.clock.fresh();
             if let Some(status) = &owner.dead {
                 return Turn::Over(Ended::Failed(status.clone()));
@@ -236,15 +246,11 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
         self.quiet_passes = self.quiet_passes.saturating_add(1);
         if set.is_alone() {
             // The shortest way, and nobody else's time.
-            return match progress.mode {
-                ProgressMode::Busy => Quiet::LookAgain,
-                _ if self.undated_news
-                    || self.now.duration_since(self.last_news) < progress.spin =>
-                {
-                    Quiet::LookAgain
-                }
-                _ => Quiet::Sleep,
-            };
+            let patience = progress.spin * if self.peer_pulls { PULL_PATIENCE } else { 1 };
+            let looks = progress.mode == ProgressMode::Busy
+                || self.undated_news
+                || self.now.duration_since(self.last_news) < patience;
+            return if looks { Quiet::LookAgain } else { Quiet::Sleep };
         }
         if self.quiet_passes <= self.eager_passes && !self.is_one_of_many() {
             return Quiet::LookAgain;
