@@ -42,6 +42,7 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
     /// Waits in the kernel, or in the poll set, and for the alarm. `Ready`: there is news after
     /// all.
     pub(super) fn poll_sleep(&mut self, cx: &mut Context<'_>, in_set: bool) -> Poll<()> {
+        self.date_news_now();
         let Driver { alarm, alarm_waker, set, .. } = self;
         let set = set.as_ref().filter(|_| in_set);
         let alarm_moved = std::mem::take(&mut self.alarm_moved);

@@ -35,8 +35,8 @@ const MANY: usize = 16;
 /// only saves re-arming a timer for the first call after a pause.
 pub(super) const IDLE_ALARM: Duration = Duration::from_secs(10);
 
-/// Adaptive: so many times as long as else a connection polls while its peer pulls long messages: with
-/// the usual spin, for as long as five megabytes take it. To sleep meanwhile made a call of 1 MiB twice
+/// Adaptive: so many times as long as else a connection polls while long messages wait to be pulled:
+/// with the usual spin, for as long as five megabytes take the peer. To sleep meanwhile made a call of 1 MiB twice
 /// as long, for no less CPU time.
 const PULL_PATIENCE: u32 = 8;
 
@@ -81,8 +81,8 @@ pub(crate) struct Driver<L: Link, A> {
     pub(super) set: Option<PollSet>,
     /// Counted among the set's connections that poll.
     awake: bool,
-    /// Long messages of ours are at the peer, which has not said that it has them.
-    peer_pulls: bool,
+    /// Long messages wait to be pulled, by either side.
+    pulls_wait: bool,
     /// Passes without news since the last news.
     quiet_passes: u32,
     /// How many of them to make before joining the set.
@@ -147,7 +147,7 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
             refused: 0,
             set,
             awake: false,
-            peer_pulls: false,
+            pulls_wait: false,
             quiet_passes: 0,
             eager_passes: MAX_EAGER_PASSES,
         }
@@ -156,7 +156,7 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
     /// One pass and the handlers of what it brought. `None`: someone else owns the connection.
     fn turn(&mut self, driver: &Waker) -> Option<Turn> {
         let stale = self.now_is_stale;
-        let Driver { client, connection, arrivals, batch, set, quiet_passes, peer_pulls, .. } =
+        let Driver { client, connection, arrivals, batch, set, quiet_passes, pulls_wait, .. } =
             self;
         let waits = *quiet_passes > 0 && set.as_ref().is_some_and(PollSet::is_alone);
         let (mut open_calls, mut opened) = (0, false);
@@ -173,7 +173,7 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
             std::mem::swap(batch, &mut owner.calls.batch);
             open_calls = owner.session.open_streams();
             opened = std::mem::take(&mut owner.opened);
-            *peer_pulls = owner.session.has_bulks();
+            *pulls_wait = owner.session.has_bulks();
             fresh = owner.clock.fresh();
             if let Some(status) = &owner.dead {
                 return Turn::Over(Ended::Failed(status.clone()));
@@ -223,6 +223,14 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
         Some(turn)
     }
 
+    /// There was news at a time that nobody has looked at yet.
+    pub(super) fn date_news_now(&mut self) {
+        if self.undated_news {
+            self.now = now();
+            self.date_news();
+        }
+    }
+
     /// Notes when there was news.
     fn date_news(&mut self) {
         if std::mem::take(&mut self.undated_news) {
@@ -246,7 +254,7 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
         self.quiet_passes = self.quiet_passes.saturating_add(1);
         if set.is_alone() {
             // The shortest way, and nobody else's time.
-            let patience = progress.spin * if self.peer_pulls { PULL_PATIENCE } else { 1 };
+            let patience = progress.spin * if self.pulls_wait { PULL_PATIENCE } else { 1 };
             let looks = progress.mode == ProgressMode::Busy
                 || self.undated_news
                 || self.now.duration_since(self.last_news) < patience;
@@ -255,10 +263,12 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
         if self.quiet_passes <= self.eager_passes && !self.is_one_of_many() {
             return Quiet::LookAgain;
         }
+        self.date_news_now();
         if self.quiet_passes == self.eager_passes + 1 {
             self.eager_passes = (self.eager_passes / 2).max(1);
         }
-        if set.is_over(self.last_news) { Quiet::Sleep } else { Quiet::JoinSet }
+        let is_over = self.set.as_ref().is_some_and(|set| set.is_over(self.last_news));
+        if is_over { Quiet::Sleep } else { Quiet::JoinSet }
     }
 }
 
