@@ -273,7 +273,7 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
 }
 
 /// What to do after a pass without news.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Quiet {
     LookAgain,
     /// Let the runtime's poll set look.
@@ -381,5 +381,38 @@ impl<L: Link, A> Drop for Driver<L, A> {
                 None => std::thread::yield_now(),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::Nothing;
+    use crate::driver::Progress;
+    use crate::memory::{MemoryConfig, pair};
+    use crate::session::SessionConfig;
+
+    #[tokio::test]
+    async fn an_adaptive_connection_polls_longer_while_long_messages_wait_to_be_pulled() {
+        let (link, _far) = pair(MemoryConfig::default());
+        let progress = Progress::default();
+        let (role, config) = (Role::Client, SessionConfig::default());
+        let connection = Arc::new(Connection::new(role, config, progress, link, now()));
+        let mut driver = Driver::new(connection, Nothing);
+        driver.count_awake(true);
+        let long = progress.spin * PULL_PATIENCE;
+        let cases = [
+            (progress.spin / 2, false, Quiet::LookAgain),
+            (progress.spin * 2, false, Quiet::Sleep),
+            (progress.spin * 2, true, Quiet::LookAgain),
+            (long / 2, true, Quiet::LookAgain),
+            (long * 2, true, Quiet::Sleep),
+        ];
+        for (quiet, pulls_wait, then) in cases {
+            (driver.now, driver.pulls_wait) = (driver.last_news + quiet, pulls_wait);
+            assert_eq!(driver.after_quiet(), then, "{quiet:?} after the last news, {pulls_wait}");
+        }
+        driver.undated_news = true;
+        assert_eq!(driver.after_quiet(), Quiet::LookAgain, "news that nobody has dated is new");
     }
 }
