@@ -27,6 +27,7 @@ mod buddy;
 mod channel;
 mod choose;
 mod cm;
+mod completed;
 mod config;
 mod cq;
 mod device;

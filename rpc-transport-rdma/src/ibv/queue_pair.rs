@@ -14,24 +14,23 @@ use super::cm::Connection;
 use super::cq::BATCH;
 use super::error::failed;
 use super::events::Listener;
-use super::ffi::{self, ibv_send_flags, ibv_wc_opcode, ibv_wc_status};
+use super::ffi::{self, ibv_send_flags, ibv_wc_status};
 use super::mr::IbvRegion;
 use super::pd::ProtectionDomain;
 use super::raw_qp::{RawQueuePair, read_request, send_request, write_request};
 use super::read_order::ReadOrder;
 use super::seat::{Seat, SeatLook};
 use super::send_slots::SendSlots;
-use super::status::status_of;
 use super::wr_id::WrId;
 use crate::verbs::{
-    Access, Caps, Completed, Completion, Local, MAX_LIST, Op, PostError, QueuePair, Region, Status,
-    VerbError, WorkRequest,
+    Access, Caps, Completion, Local, MAX_LIST, Op, PostError, QueuePair, Region, VerbError,
+    WorkRequest,
 };
 
 /// Bytes of a word that travels outside the ring: a credit, or what iWARP sends for an immediate.
 const WORD_BYTES: usize = 8;
 /// Bytes of an immediate's stand-in.
-const IMM_BYTES: usize = 4;
+pub(super) const IMM_BYTES: usize = 4;
 /// Receives posted with one doorbell.
 const RECEIVE_CHAIN: usize = 16;
 /// Looks at a completion queue that take half a microsecond, by a card's library.
@@ -55,13 +54,13 @@ pub struct IbvQueuePair {
     /// inline.
     words: Option<IbvRegion>,
     /// What is received where there are no immediates, one place for each receive.
-    received: Option<IbvRegion>,
-    caps: Caps,
-    sends: SendSlots,
+    pub(super) received: Option<IbvRegion>,
+    pub(super) caps: Caps,
+    pub(super) sends: SendSlots,
     /// Completions that wait for a READ's.
     order: ReadOrder<ffi::ibv_wc>,
-    receives_posted: u64,
-    receives_completed: u64,
+    pub(super) receives_posted: u64,
+    pub(super) receives_completed: u64,
     failing: Option<Instant>,
     failure: Option<VerbError>,
     alarm: Option<Pin<Box<Sleep>>>,
@@ -151,11 +150,11 @@ impl IbvQueuePair {
         self.connection = Some(connection);
     }
 
-    fn device_name(&self) -> String {
+    pub(super) fn device_name(&self) -> String {
         self.pd.device().facts().name.clone()
     }
 
-    fn fail_because(&mut self, error: Option<VerbError>) {
+    pub(super) fn fail_because(&mut self, error: Option<VerbError>) {
         if self.failure.is_none() {
             self.failure = error;
         }
@@ -205,90 +204,6 @@ impl IbvQueuePair {
             errno: Errno::NOTCONN.raw_os_error(),
             context: format!("{}: the queue pair has failed", self.device_name()),
         })
-    }
-
-    fn translate(&mut self, wc: &ffi::ibv_wc) -> Completion {
-        let id = WrId::from_raw(ffi::wc_wr_id(wc));
-        let status = status_of(ffi::wc_status(wc));
-        if status != Status::Success {
-            if status != Status::Flushed {
-                let (device, qp) = (self.device_name(), ffi::wc_qp_num(wc));
-                let vendor = ffi::wc_vendor_err(wc);
-                tracing::debug!(%device, qp, ?status, vendor, "a work request failed");
-                let number = ffi::wc_status(wc);
-                self.fail_because(Some(VerbError {
-                    verb: "ibv_poll_cq",
-                    errno: Errno::NOTCONN.raw_os_error(),
-                    context: format!(
-                        "{device}: queue pair {qp}: a work request failed: {status:?} (status \
-                         {number}, vendor error {vendor})"
-                    ),
-                }));
-            }
-            self.fail_because(None);
-        }
-        if !id.is_receive() {
-            let position = id.number_after(self.sends.freed());
-            let Some(id) = self.sends.completed(position) else {
-                return self.broken_completion("a request that was not outstanding has completed");
-            };
-            return Completion { what: Completed::Send { id }, status };
-        }
-        if self.receives_completed == self.receives_posted {
-            return self.broken_completion("a receive that was not posted has completed");
-        }
-        let number = id.number_after(self.receives_completed);
-        self.receives_completed += 1;
-        if status != Status::Success {
-            return Completion { what: Completed::Receive { imm: 0 }, status };
-        }
-        match self.immediate(wc, number) {
-            Some(imm) => Completion { what: Completed::Receive { imm }, status },
-            None => {
-                let why = format!(
-                    "the peer sent what no ring sends (opcode {}, {} bytes)",
-                    ffi::wc_opcode(wc),
-                    ffi::wc_byte_len(wc)
-                );
-                let error = failed("ibv_poll_cq", Errno::PROTO.raw_os_error(), why);
-                self.fail_because(Some(error));
-                let status = Status::Other(ibv_wc_status::IBV_WC_BAD_RESP_ERR);
-                Completion { what: Completed::Receive { imm: 0 }, status }
-            }
-        }
-    }
-
-    /// The device contradicts itself: nothing it says of this queue pair can be trusted.
-    fn broken_completion(&mut self, what: &str) -> Completion {
-        let why = format!("{}: {what}", self.device_name());
-        self.fail_because(Some(failed("ibv_poll_cq", Errno::PROTO.raw_os_error(), why)));
-        let status = Status::Other(ibv_wc_status::IBV_WC_BAD_RESP_ERR);
-        Completion { what: Completed::Receive { imm: 0 }, status }
-    }
-
-    /// The immediate of a receive, or of the SEND that stands for one.
-    fn immediate(&self, wc: &ffi::ibv_wc, number: u64) -> Option<u32> {
-        match &self.received {
-            None => {
-                let with_imm = ffi::wc_opcode(wc) == ibv_wc_opcode::IBV_WC_RECV_RDMA_WITH_IMM;
-                with_imm.then(|| ffi::wc_imm_data(wc))
-            }
-            Some(region) => {
-                let sent = ffi::wc_opcode(wc) == ibv_wc_opcode::IBV_WC_RECV
-                    && ffi::wc_byte_len(wc) == IMM_BYTES as u32;
-                if !sent {
-                    return None;
-                }
-                let mut bytes = [0; IMM_BYTES];
-                region.read(self.receive_place(number), &mut bytes);
-                Some(u32::from_le_bytes(bytes))
-            }
-        }
-    }
-
-    fn receive_place(&self, number: u64) -> usize {
-        let depth = u64::from(self.caps.receive_depth) + 1;
-        (number % depth) as usize * IMM_BYTES
     }
 
     /// Fills in one work request. The element is where its bytes are; short ones travel inline
