@@ -1,8 +1,8 @@
 //! A lock that is held for a few instructions at a time.
 //!
-//! Under it runs no code but ours: nobody is woken, nothing of a user's is dropped, no `await`. Then whoever
-//! finds it taken need not sleep in the kernel, and letting go is a store instead of a second
-//! locked instruction, of which a small call has few to spend.
+//! Under it runs no code but ours: nobody is woken, nothing of a user's is dropped, no `await`. Then
+//! whoever finds it taken need not sleep in the kernel, and letting go is a store instead of a
+//! second locked instruction, of which a small call has few to spend.
 
 use std::fmt;
 use std::time::Duration;

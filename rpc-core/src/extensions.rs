@@ -36,13 +36,13 @@ impl Drop for Extensions {
     #[inline]
     fn drop(&mut self) {
         if let Some(slots) = self.slots.take() {
-            forget(slots);
+            drop_slots(slots);
         }
     }
 }
 
 #[cold]
-fn forget(slots: Box<Slots>) {
+fn drop_slots(slots: Box<Slots>) {
     drop(slots);
 }
 

@@ -25,19 +25,14 @@ impl Clock {
     }
 
     /// A pass begins. To be called before what it takes is waited for: what is read later is
-    /// waited for by the peer.
-    pub(super) fn tick(&mut self) {
-        if self.passes_left > 0 {
+    /// waited for by the peer. `stale`: the last pass may have been long ago.
+    pub(super) fn tick(&mut self, stale: bool) {
+        if stale || self.passes_left == 0 {
+            self.read();
+        } else {
             self.passes_left -= 1;
             self.is_fresh = false;
-        } else {
-            self.read();
         }
-    }
-
-    /// The next pass reads it: who knows how much time goes by until then.
-    pub(super) fn read_soon(&mut self) {
-        self.passes_left = 0;
     }
 
     fn read(&mut self) {
@@ -80,25 +75,24 @@ mod tests {
     async fn it_is_read_now_and_then_and_whenever_it_is_asked_for() {
         let mut clock = Clock::new();
         let begin = now();
-        clock.tick();
+        clock.tick(false);
         assert_eq!(clock.fresh(), Some(begin), "the first pass reads it");
         tokio::time::advance(Duration::from_secs(1)).await;
         for _ in 0..PASSES_PER_READING {
-            clock.tick();
+            clock.tick(false);
             assert_eq!((clock.fresh(), clock.last()), (None, begin));
         }
-        clock.tick();
+        clock.tick(false);
         assert_eq!(clock.fresh(), Some(begin + Duration::from_secs(1)));
 
         tokio::time::advance(Duration::from_secs(1)).await;
-        clock.tick();
+        clock.tick(false);
         assert_eq!(clock.fresh(), None);
         assert_eq!(clock.now(), begin + Duration::from_secs(2));
         assert_eq!(clock.fresh(), Some(begin + Duration::from_secs(2)));
 
         tokio::time::advance(Duration::from_secs(1)).await;
-        clock.read_soon();
-        clock.tick();
+        clock.tick(true);
         assert_eq!(clock.fresh(), Some(begin + Duration::from_secs(3)));
     }
 }

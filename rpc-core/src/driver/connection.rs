@@ -165,7 +165,7 @@ impl<L: Link> Connection<L> {
                 self.closed.store(true, Ordering::Release);
             }
             let open = owner.session.open_streams();
-            if (open == 0) != (self.counted_calls.load(Ordering::Relaxed) == 0) {
+            if self.is_counted() != (open > 0) {
                 self.count_calls(open);
             }
             let lone = open == 1;
@@ -426,7 +426,7 @@ impl<L: Link> Conn for Connection<L> {
         for _ in &mut passes {
             let alone = self.with_owner(|owner| {
                 let begins = std::mem::take(&mut begins);
-                owner.tick(begins);
+                owner.clock.tick(begins);
                 let now = owner.clock.last();
                 let may_wait = owner.has_one_caller()
                     && (!begins || patience.is_none_or(|patience| patience.begin_lone_wait(now)));

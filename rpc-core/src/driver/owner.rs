@@ -95,9 +95,9 @@ pub(super) struct Owner<L> {
     pub(super) dead: Option<Status>,
     /// It is over because of the link, which can carry no last word.
     pub(super) link_failed: bool,
-    /// The task that moves the connection along, while it sleeps.
-    /// Kept, so that it need not be cloned for each sleep.
+    /// The task that moves the connection along; kept, so that it need not be cloned for each sleep.
     pub(super) sleeper: Option<Waker>,
+    /// It sleeps.
     pub(super) asleep: bool,
     /// Nobody has touched the link since the sleeper armed it.
     pub(super) armed: bool,
@@ -176,16 +176,8 @@ impl<L: Link> Owner<L> {
         }
     }
 
-    /// Before a pass, and before what it is to take is waited for. `stale`: the last pass may have
-    /// been long ago.
-    pub(super) fn tick(&mut self, stale: bool) {
-        if stale {
-            self.clock.read_soon();
-        }
-        self.clock.tick();
-    }
-
-    /// One pass: receive, timers if the clock was read, transmit, flush. Whether anything happened.
+    /// One pass, after a tick of the clock: receive, timers if it was read, transmit, flush. Whether
+    /// anything happened.
     pub(super) fn pass(&mut self, bind: &mut dyn FnMut(u16, &str) -> Option<usize>) -> bool {
         if self.dead.is_some() {
             return false;

@@ -1,14 +1,18 @@
 //! How the driver's task sleeps, naps, and closes its link.
 
 use std::future::Future;
+use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use tokio::time::Sleep;
 
 use super::clock::now;
 use super::owner::{Arrivals, Failure};
 use super::progress::ProgressMode;
 use super::task::{Driver, Ended, IDLE_ALARM};
 use crate::link::{Link, LinkError};
+use crate::standing::StandingWaker;
 
 /// How long the task leaves the link to callers who poll it before it looks again.
 const NAP: Duration = Duration::from_millis(1);
@@ -23,18 +27,35 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// `LIVELY`, because the connection has to be woken for it.
 const COUNT_AGAIN: Duration = Duration::from_millis(100);
 
-impl<L: Link, A: Arrivals> Driver<L, A> {
-    /// What the alarm says is remembered until it rings: it is polled here and in `poll_sleep` only.
-    pub(super) fn poll_alarm(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let alarm = &mut self.alarm;
-        self.alarm_waker.poll(cx, |cx| alarm.as_mut().poll(cx))
+/// Wakes the task at a time. What it said last holds until it rings, so most waits do not touch the
+/// timer.
+#[derive(Debug)]
+pub(super) struct Alarm {
+    sleep: Pin<Box<Sleep>>,
+    left: StandingWaker,
+}
+
+impl Alarm {
+    pub(super) fn new(after: Duration) -> Alarm {
+        Alarm { sleep: Box::pin(tokio::time::sleep(after)), left: StandingWaker::default() }
     }
 
+    /// A waker that was left stays.
+    fn reset(&mut self, at: Instant) {
+        self.sleep.as_mut().reset(at.into());
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.left.poll(cx, |cx| self.sleep.as_mut().poll(cx))
+    }
+}
+
+impl<L: Link, A: Arrivals> Driver<L, A> {
     /// A caller polls the link, and wakes us when it stops; lest it forgets, so does the alarm.
     pub(super) fn nap(&mut self, cx: &mut Context<'_>) {
-        self.alarm.as_mut().reset((now() + NAP).into());
+        self.alarm.reset(now() + NAP);
         self.alarm_moved = true;
-        if self.poll_alarm(cx).is_ready() {
+        if self.alarm.poll(cx).is_ready() {
             cx.waker().wake_by_ref();
         }
     }
@@ -43,7 +64,7 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
     /// all.
     pub(super) fn poll_sleep(&mut self, cx: &mut Context<'_>, in_set: bool) -> Poll<()> {
         self.date_news_now();
-        let Driver { alarm, alarm_waker, set, .. } = self;
+        let Driver { alarm, set, .. } = self;
         let set = set.as_ref().filter(|_| in_set);
         let alarm_moved = std::mem::take(&mut self.alarm_moved);
         let (counted, last_turn) = (self.connection.is_counted(), self.now);
@@ -72,12 +93,12 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
             }
             // An alarm that rings early does no harm: it is set anew then.
             if alarm_moved || owner.alarm.is_none_or(|at| due < at) {
-                alarm.as_mut().reset(due.into());
+                alarm.reset(due);
                 owner.alarm = Some(due);
             }
-            if alarm_waker.poll(cx, |cx| alarm.as_mut().poll(cx)).is_ready() {
+            if alarm.poll(cx).is_ready() {
                 owner.alarm = None;
-                alarm.as_mut().reset((now() + IDLE_ALARM).into());
+                alarm.reset(now() + IDLE_ALARM);
                 return Poll::Ready(());
             }
             match &owner.sleeper {
@@ -119,7 +140,7 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
     /// Closes the link in order, within a bounded time, and gives it back: the connection lives on
     /// as long as anybody remembers a call on it, and the peer must not wait for that.
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let late = self.poll_alarm(cx).is_ready();
+        let late = self.alarm.poll(cx).is_ready();
         let closed = self.connection.with_owner(|owner| {
             let result = match &mut owner.link {
                 Some(link) if !late && !owner.link_failed => link.poll_close(cx),
@@ -146,7 +167,7 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
 
     pub(super) fn close(&mut self, ended: Ended, cx: &mut Context<'_>) -> Poll<Ended> {
         self.closing = Some(ended);
-        self.alarm.as_mut().reset((now() + CLOSE_TIMEOUT).into());
+        self.alarm.reset(now() + CLOSE_TIMEOUT);
         self.poll_closing(cx)
     }
 

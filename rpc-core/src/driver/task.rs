@@ -1,4 +1,4 @@
-//! The task that moves one connection along, and how hard it tries.
+//! The task that moves one connection along, and when it looks again.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -12,10 +12,10 @@ use super::connection::Connection;
 use super::job::Job;
 use super::owner::{ArrivalBatch, Arrivals, Failure};
 use super::progress::ProgressMode;
+use super::sleep::Alarm;
 use crate::link::Link;
 use crate::poll_set::PollSet;
 use crate::session::Role;
-use crate::standing::StandingWaker;
 use crate::status::Status;
 
 /// Passes without news before the task lets others run, in the modes that poll.
@@ -58,8 +58,7 @@ pub(crate) struct Driver<L: Link, A> {
     pub(super) connection: Arc<Connection<L>>,
     arrivals: A,
     batch: ArrivalBatch,
-    pub(super) alarm: Pin<Box<tokio::time::Sleep>>,
-    pub(super) alarm_waker: StandingWaker,
+    pub(super) alarm: Alarm,
     /// What the last turn knew of the time.
     pub(super) now: Instant,
     /// Whether much time may have gone by since.
@@ -134,8 +133,7 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
             connection,
             arrivals,
             batch: ArrivalBatch::default(),
-            alarm: Box::pin(tokio::time::sleep(IDLE_ALARM)),
-            alarm_waker: StandingWaker::default(),
+            alarm: Alarm::new(IDLE_ALARM),
             now,
             now_is_stale: true,
             last_news: now,
@@ -164,7 +162,7 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
         let mut turn = connection.with_owner(|owner| {
             owner.asleep = false;
             owner.napper = None;
-            owner.tick(stale);
+            owner.clock.tick(stale);
             if waits {
                 owner.wait_for_news(|| connection.has_jobs());
             }

@@ -123,27 +123,28 @@ impl Producer {
     /// Unless [`Producer::has_receive`] has just said yes: the slot could still be unread.
     pub(super) fn publish(&mut self, entries: &[AtomicU64], kind: EntryKind, imm: u32) {
         assert!(self.sent < self.known_receives, "no receive for this entry");
-        let slot = (self.sent & (self.capacity - 1)) as usize;
-        entries[slot].store(encode(self.sent, kind, imm), Ordering::Release);
+        entry_at(entries, self.sent).store(encode(self.sent, kind, imm), Ordering::Release);
         self.sent += 1;
     }
+}
+
+/// The slot of the entry at `position`. As many entries as the ring has, a power of two.
+#[inline]
+fn entry_at(entries: &[AtomicU64], position: u64) -> &AtomicU64 {
+    &entries[(position & (entries.len() as u64 - 1)) as usize]
 }
 
 /// Where the entry of a position lies, as a hint.
 #[inline]
 pub(super) fn entry_address(entries: &[AtomicU64], position: u64) -> usize {
-    let slot = (position & (entries.len() as u64 - 1)) as usize;
-    std::ptr::from_ref(&entries[slot]).addr()
+    std::ptr::from_ref(entry_at(entries, position)).addr()
 }
 
 /// The word of the entry at `position`, unless its slot still holds the entry of the lap before.
-/// As many entries as the ring has, a power of two.
 #[inline]
 pub(super) fn peek_at(entries: &[AtomicU64], position: u64) -> Option<u64> {
-    let capacity = entries.len() as u64;
-    let slot = (position & (capacity - 1)) as usize;
-    let found = entries[slot].load(Ordering::Acquire);
-    let old = match position.checked_sub(capacity) {
+    let found = entry_at(entries, position).load(Ordering::Acquire);
+    let old = match position.checked_sub(entries.len() as u64) {
         None => found == 0,
         Some(before) => (found >> 32 & SEQUENCE_MASK) == sequence(before),
     };

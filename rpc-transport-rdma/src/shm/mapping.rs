@@ -222,18 +222,6 @@ impl Mapping {
         Ok(mapping)
     }
 
-    /// Has the processor fetch what a short burst at `offset` takes, to be read.
-    #[inline]
-    pub(super) fn prefetch_read(&self, offset: usize) {
-        prefetch_lines::<_MM_HINT_T0>(self.address(offset));
-    }
-
-    /// The same, to be written: it is taken out of the other processor's cache before it is needed.
-    #[inline]
-    pub(super) fn prefetch_write(&self, offset: usize) {
-        prefetch_lines::<_MM_HINT_ET0>(self.address(offset));
-    }
-
     /// An address for [`prefetch_read`]: a hint may outlive the mapping.
     #[inline]
     pub(super) fn address(&self, offset: usize) -> usize {
@@ -333,13 +321,13 @@ impl Mapping {
     }
 }
 
-/// As [`Mapping::prefetch_read`], of what may be unmapped by now.
+/// Has the processor fetch what a short burst at an address takes, to be read. It may be unmapped.
 #[inline]
 pub(super) fn prefetch_read(address: usize) {
     prefetch_lines::<_MM_HINT_T0>(address);
 }
 
-/// As [`Mapping::prefetch_write`], of what may be unmapped by now.
+/// The same, to be written: it is taken out of the other processor's cache before it is needed.
 #[inline]
 pub(super) fn prefetch_write(address: usize) {
     prefetch_lines::<_MM_HINT_ET0>(address);

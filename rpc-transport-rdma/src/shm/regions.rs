@@ -18,7 +18,7 @@ use rustix::io::Errno;
 
 use super::blocks;
 use super::fdpass::{self, Message, Sent};
-use super::mapping::{Mapping, OwnedMapping};
+use super::mapping::{Mapping, OwnedMapping, prefetch_read};
 use super::memfd::OfferedMemfd;
 use crate::verbs::{Access, Region, RemoteAddr, VerbError};
 
@@ -91,7 +91,7 @@ impl Region for ShmRegion {
     }
 
     fn prefetch(&self, offset: usize) {
-        self.memory.mapping().prefetch_read(offset);
+        prefetch_read(self.address(offset));
     }
 
     fn read(&self, offset: usize, into: &mut [u8]) {

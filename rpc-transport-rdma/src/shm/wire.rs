@@ -9,7 +9,7 @@ use super::cq_ring::{EntryKind, Producer, RingFault, entry_address};
 use super::cross_read::PeerMemory;
 use super::failure::Failure;
 use super::lend;
-use super::mapping::Mapping;
+use super::mapping::{Mapping, prefetch_write};
 use super::regions::{AccessError, PeerRegions};
 use super::send_queue::{Request, Span};
 use crate::verbs::{Access, RemoteAddr};
@@ -185,7 +185,7 @@ impl Wire {
                 // is time to fetch the place.
                 let next = offset + span.len;
                 if let Ok((mapping, _)) = self.regions.resolve(to, span.len, Access::RemoteWrite) {
-                    mapping.prefetch_write(next);
+                    prefetch_write(mapping.address(next));
                 }
                 return step;
             }
