@@ -59,6 +59,16 @@ const LINGER: Duration = Duration::from_millis(20);
 /// How often the set looks for entries that have lingered.
 const LINGER_CHECK_NS: u64 = 1_000_000;
 
+/// Who is to be run when there is news, where it is, instead of being woken.
+pub(crate) trait Resume: Send + Sync {
+    /// Moves it along. It has polled before, and watches again before this ends unless it has
+    /// another reason to be woken. `at`: the time, a moment ago. Must not panic.
+    fn resume(&self, at: Instant);
+
+    /// Has it moved along by its task: the set is going away.
+    fn wake(&self);
+}
+
 /// The entry is in no set.
 const OUT: u8 = 0;
 /// It is in a set, and nobody waits for it.
@@ -126,19 +136,15 @@ impl<S: ?Sized> Watched<S> {
         drop(waker);
     }
 
-    /// Wakes the owner, if it waits; whether it did.
-    fn wake(&self, next: u8) -> bool {
+    /// The owner waits no longer; the waker it has left, if it has, is to be woken. `None`: it did
+    /// not wait.
+    fn rouse(&self, next: u8) -> Option<Option<Waker>> {
         let mut kept = self.waker.lock();
         if self.state.load(Ordering::Relaxed) != WAITING {
-            return false;
+            return None;
         }
         self.state.store(next, Ordering::Relaxed);
-        let waker = kept.take();
-        drop(kept);
-        if let Some(waker) = waker {
-            waker.wake();
-        }
-        true
+        Some(kept.take())
     }
 }
 
@@ -172,9 +178,45 @@ impl Crowd {
     }
 }
 
+/// One connection, as the set's task has it.
+struct Entry {
+    watched: Arc<Watched<dyn Look>>,
+    /// Its owner, where the set runs it.
+    owner: Option<Arc<dyn Resume>>,
+}
+
+impl Entry {
+    /// Wakes the owner, or runs it, if it waits; whether it did.
+    #[inline]
+    fn rouse(&self, at: Instant) -> bool {
+        let Some(waker) = self.watched.rouse(RESTING) else { return false };
+        match (&self.owner, waker) {
+            (Some(owner), _) => owner.resume(at),
+            (None, Some(waker)) => waker.wake(),
+            (None, None) => {}
+        }
+        true
+    }
+
+    /// The set forgets it; the owner, if it waits, goes on by itself.
+    fn let_go(&self) {
+        match self.watched.rouse(OUT) {
+            Some(waker) => match (&self.owner, waker) {
+                (Some(owner), _) => owner.wake(),
+                (None, Some(waker)) => waker.wake(),
+                (None, None) => {}
+            },
+            None => {
+                let _waker = self.watched.waker.lock();
+                self.watched.state.store(OUT, Ordering::Relaxed);
+            }
+        }
+    }
+}
+
 struct Shared {
     runtime: Handle,
-    newcomers: SegQueue<Arc<Watched<dyn Look>>>,
+    newcomers: SegQueue<Entry>,
     scanning: AtomicBool,
     crowd: Arc<Crowd>,
     begin: Instant,
@@ -195,6 +237,7 @@ static SETS: LazyLock<Mutex<HashMap<Id, Weak<Shared>>>> = LazyLock::new(Mutex::d
 pub struct PollSet {
     shared: Arc<Shared>,
     patience_ns: u64,
+    owner: Option<Weak<dyn Resume>>,
 }
 
 impl fmt::Debug for PollSet {
@@ -228,7 +271,13 @@ impl PollSet {
             shared
         });
         let patience_ns = patience.map_or(u64::MAX, |patience| patience.as_nanos() as u64);
-        PollSet { shared, patience_ns }
+        PollSet { shared, patience_ns, owner: None }
+    }
+
+    /// Whoever watches by this handle from now on is `owner`, to be run by the set where it is. Not
+    /// where the runtime has several threads: what one of them ran, another could not.
+    pub(crate) fn resumes(&mut self, owner: Weak<dyn Resume>) {
+        self.owner = (self.shared.crowd.threads == 1).then_some(owner);
     }
 
     /// Wakes `waker` once the entry has news, or has to sleep in the kernel. Store what the look
@@ -242,6 +291,7 @@ impl PollSet {
         let before = {
             let mut kept = entry.waker.lock();
             match &*kept {
+                _ if self.owner.is_some() => {}
                 Some(kept) if kept.will_wake(waker) => {}
                 _ => *kept = Some(waker.clone()),
             }
@@ -251,7 +301,8 @@ impl PollSet {
             before
         };
         if before == OUT {
-            shared.newcomers.push(Arc::clone(entry) as Arc<Watched<dyn Look>>);
+            let owner = self.owner.as_ref().and_then(Weak::upgrade);
+            shared.newcomers.push(Entry { watched: Arc::clone(entry) as _, owner });
             fence(Ordering::SeqCst);
             if !shared.scanning.swap(true, Ordering::AcqRel) {
                 shared.runtime.spawn(Scanner::new(Arc::clone(shared)));
@@ -299,7 +350,7 @@ impl PollSet {
 /// The task that looks.
 struct Scanner {
     shared: Arc<Shared>,
-    entries: Vec<Arc<Watched<dyn Look>>>,
+    entries: Vec<Entry>,
     next: usize,
     scan: u64,
     /// The least patience of any entry that came.
@@ -321,7 +372,7 @@ impl Scanner {
 
     fn take_newcomers(&mut self) {
         while let Some(entry) = self.shared.newcomers.pop() {
-            let patience_ns = entry.patience_ns.load(Ordering::Relaxed);
+            let patience_ns = entry.watched.patience_ns.load(Ordering::Relaxed);
             self.least_patience_ns = self.least_patience_ns.min(patience_ns);
             self.entries.push(entry);
         }
@@ -348,22 +399,25 @@ impl Scanner {
     /// so they wait together. At most [`LOOKS_AT_ONCE`] entries.
     fn look_at(&mut self, range: Range<usize>) -> usize {
         for entry in self.entries[range.end..].iter().take(LOOKS_AT_ONCE) {
-            entry.source.prefetch();
+            entry.watched.source.prefetch();
         }
         let looks = self.entries[range.clone()].iter().enumerate();
         let mut found = looks.fold(0_u32, |found, (index, entry)| {
             // Acquire: pairs with the Release of `watch`.
-            let something = match entry.state.load(Ordering::Acquire) {
-                WAITING => entry.source.has_news(self.scan),
+            let something = match entry.watched.state.load(Ordering::Acquire) {
+                WAITING => entry.watched.source.has_news(self.scan),
                 state => state == LEAVING,
             };
             found | u32::from(something) << index
         });
-        let (mut woken, mut leaving) = (0, 0_u32);
+        if found == 0 {
+            return 0;
+        }
+        let (mut woken, mut leaving, at) = (0, 0_u32, now());
         while found != 0 {
             let index = found.trailing_zeros();
             found &= found - 1;
-            if self.entries[range.start + index as usize].wake(RESTING) {
+            if self.entries[range.start + index as usize].rouse(at) {
                 woken += 1;
             } else {
                 leaving |= 1 << index;
@@ -380,7 +434,7 @@ impl Scanner {
 
     /// Forgets an entry that wants to leave, unless its owner has come back.
     fn forget(&mut self, index: usize) {
-        let entry = &self.entries[index];
+        let entry = &self.entries[index].watched;
         let waker = entry.waker.lock();
         if entry.state.load(Ordering::Relaxed) == LEAVING {
             entry.state.store(OUT, Ordering::Relaxed);
@@ -394,7 +448,8 @@ impl Scanner {
         if self.least_patience_ns == u64::MAX {
             return;
         }
-        let now_ns = self.shared.since_begin_ns(now());
+        let at = now();
+        let now_ns = self.shared.since_begin_ns(at);
         let quiet_ns = now_ns.saturating_sub(self.shared.last_news_ns.load(Ordering::Relaxed));
         let check_linger = now_ns >= self.next_linger_check_ns;
         if quiet_ns < self.least_patience_ns && !check_linger {
@@ -403,10 +458,11 @@ impl Scanner {
         self.next_linger_check_ns = now_ns + LINGER_CHECK_NS;
         let linger_ns = LINGER.as_nanos() as u64;
         for entry in &self.entries {
-            let patience_ns = entry.patience_ns.load(Ordering::Relaxed);
-            let waited_ns = now_ns.saturating_sub(entry.since_ns.load(Ordering::Relaxed));
+            let watched = &entry.watched;
+            let patience_ns = watched.patience_ns.load(Ordering::Relaxed);
+            let waited_ns = now_ns.saturating_sub(watched.since_ns.load(Ordering::Relaxed));
             if patience_ns != u64::MAX && (quiet_ns >= patience_ns || waited_ns >= linger_ns) {
-                entry.wake(RESTING);
+                entry.rouse(at);
             }
         }
     }
@@ -462,12 +518,7 @@ impl Drop for Scanner {
             return;
         }
         self.take_newcomers();
-        for entry in self.entries.drain(..) {
-            if !entry.wake(OUT) {
-                let _waker = entry.waker.lock();
-                entry.state.store(OUT, Ordering::Relaxed);
-            }
-        }
+        self.entries.drain(..).for_each(|entry| entry.let_go());
         self.shared.scanning.store(false, Ordering::Release);
     }
 }

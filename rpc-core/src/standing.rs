@@ -43,13 +43,15 @@ impl StandingWaker {
         cx: &mut Context<'_>,
         poll: impl FnOnce(&mut Context<'_>) -> Poll<T>,
     ) -> Poll<T> {
-        if let Some(left) = &self.left
-            && !left.woken.load(Ordering::Acquire)
-            && left.task.will_wake(cx.waker())
-        {
-            return Poll::Pending;
-        }
-        self.poll_anew(cx, poll)
+        if self.holds(cx.waker()) { Poll::Pending } else { self.poll_anew(cx, poll) }
+    }
+
+    /// Whether the last answer, not ready, still holds for the task of `waker`.
+    #[inline]
+    pub fn holds(&self, waker: &Waker) -> bool {
+        self.left
+            .as_ref()
+            .is_some_and(|left| !left.woken.load(Ordering::Acquire) && left.task.will_wake(waker))
     }
 
     #[cold]

@@ -69,7 +69,7 @@ pub fn connect_link<L: Link>(
     let connection =
         Arc::new(Connection::new(Role::Client, config.session, config.progress, link, now()));
     let conn: Arc<dyn Conn> = Arc::clone(&connection) as Arc<dyn Conn>;
-    let driver = Driver::new(connection, Nothing);
+    let driver = Driver::new(connection, Nothing).seated();
     let ended = async move {
         match driver.await {
             Ended::Drained => None,

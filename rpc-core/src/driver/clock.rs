@@ -35,6 +35,12 @@ impl Clock {
         }
     }
 
+    /// A pass begins, and somebody else has read the clock a moment ago.
+    pub(super) fn told(&mut self, at: Instant) {
+        self.read_at = self.read_at.max(at);
+        self.is_fresh = false;
+    }
+
     fn read(&mut self) {
         self.read_at = now();
         self.is_fresh = true;

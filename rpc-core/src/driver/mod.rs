@@ -34,6 +34,7 @@ mod nap;
 mod owner;
 mod progress;
 mod pulls;
+mod seat;
 mod sleep;
 mod task;
 #[cfg(test)]

@@ -63,6 +63,8 @@ pub(crate) struct Driver<L: Link, A> {
     pub(super) now: Instant,
     /// Whether much time may have gone by since.
     now_is_stale: bool,
+    /// What whoever runs this said of the time; for the first turn.
+    told: Option<Instant>,
     last_news: Instant,
     /// There was news after that; the next turn that reads the clock takes it for when.
     undated_news: bool,
@@ -136,6 +138,7 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
             alarm: Alarm::new(IDLE_ALARM),
             now,
             now_is_stale: true,
+            told: None,
             last_news: now,
             undated_news: false,
             last_call: now,
@@ -153,7 +156,7 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
 
     /// One pass and the handlers of what it brought. `None`: someone else owns the connection.
     fn turn(&mut self, driver: &Waker) -> Option<Turn> {
-        let stale = self.now_is_stale;
+        let (stale, told) = (self.now_is_stale, self.told.take());
         let Driver { client, connection, arrivals, batch, set, quiet_passes, pulls_wait, .. } =
             self;
         let waits = *quiet_passes > 0 && set.as_ref().is_some_and(PollSet::is_alone);
@@ -162,7 +165,10 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
         let mut turn = connection.with_owner(|owner| {
             owner.asleep = false;
             owner.napper = None;
-            owner.clock.tick(stale);
+            match told {
+                Some(at) => owner.clock.told(at),
+                None => owner.clock.tick(stale),
+            }
             if waits {
                 owner.wait_for_news(|| connection.has_jobs());
             }
@@ -206,8 +212,8 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
             }
             self.quiet_passes = 0;
         }
-        if let Some(now) = fresh {
-            self.now = now;
+        if let Some(now) = fresh.or(told) {
+            self.now = self.now.max(now);
             self.date_news();
         }
         if self.client {
@@ -298,11 +304,24 @@ impl<L: Link, A: Arrivals> Future for Driver<L, A> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Ended> {
         let this = self.get_mut();
+        this.now_is_stale = true;
+        this.run(cx)
+    }
+}
+
+impl<L: Link, A: Arrivals> Driver<L, A> {
+    /// The same as to poll it, for whoever has found news and looked at the clock a moment ago.
+    pub(super) fn resume(&mut self, at: Instant, cx: &mut Context<'_>) -> Poll<Ended> {
+        self.told = Some(at);
+        self.run(cx)
+    }
+
+    fn run(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
+        let this = self;
         if this.closing.is_some() {
             return this.poll_closing(cx);
         }
         this.count_awake(true);
-        this.now_is_stale = true;
         for _ in 0..PASSES_PER_TURN {
             let turn = this.turn(cx.waker());
             if turn.is_some() {

@@ -60,7 +60,7 @@ pub fn serve_connection<L: Link>(
         Arc::new(Connection::new(Role::Server, config.session, config.progress, link, now()));
     let conn: Arc<dyn Conn> = Arc::clone(&connection) as Arc<dyn Conn>;
     let dispatcher = Dispatcher { router, conn: Arc::clone(&conn), methods: Vec::new() };
-    let driver = Driver::new(connection, dispatcher);
+    let driver = Driver::new(connection, dispatcher).seated();
     let ended = async move {
         match driver.await {
             Ended::Drained => None,

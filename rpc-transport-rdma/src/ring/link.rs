@@ -82,7 +82,7 @@ pub(super) struct Receiver<R> {
     pub(super) receives_due: u64,
     /// They are posted so many at a time, unless there is a reason to hurry.
     pub(super) receive_batch: u64,
-    /// Since credit was last looked after, something was released or asked for.
+    /// There may be a reason to tell the peer of credit, or to post receives again.
     pub(super) credit_due: bool,
     /// The device was asked for completions and had no more; its owner has not been told so yet.
     pub(super) drained: bool,
@@ -94,6 +94,16 @@ pub(super) struct Receiver<R> {
     /// The message length that could not be pulled at once.
     pub(super) want_pull: Option<usize>,
     pub(super) finished: VecDeque<Finished>,
+}
+
+impl<R> Receiver<R> {
+    /// Something was released: whether there is a reason to see to credit.
+    #[inline]
+    pub(super) fn look_at_credit(&mut self) {
+        self.credit_due = self.wanted.is_some()
+            || self.receives_due >= self.receive_batch
+            || self.credits.untold_eighths(1);
+    }
 }
 
 /// How the link ends.
@@ -119,8 +129,12 @@ pub(super) struct Ending {
 
 impl Ending {
     /// Whether anything of it has happened.
-    fn has_begun(&self) -> bool {
-        self.failed.is_some() || self.peer_closed || self.closing || self.liveness_closed
+    pub(super) fn has_begun(&self) -> bool {
+        self.failed.is_some()
+            || self.peer_closed
+            || self.closing
+            || self.liveness_closed
+            || self.over.is_some()
     }
 }
 

@@ -196,7 +196,7 @@ impl<Q: QueuePair> RingLink<Q> {
         self.sender.credits.confirm(released.bursts);
         receiver.credits.consume(burst);
         receiver.receives_due += 1;
-        receiver.credit_due = true;
+        receiver.look_at_credit();
         receiver.scratch_bytes = len;
         receiver.scratch_position = burst.position;
         receiver.cursor = BURST_HEADER_BYTES as usize;

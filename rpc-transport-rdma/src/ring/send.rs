@@ -170,10 +170,7 @@ impl<Q: QueuePair> RingLink<Q> {
             self.post_receives_due();
             self.post_credit(false);
         }
-        let receiver = &self.receiver;
-        self.receiver.credit_due = receiver.wanted.is_some()
-            || receiver.receives_due >= receiver.receive_batch
-            || receiver.credits.untold_eighths(1);
+        self.receiver.look_at_credit();
         Ok(())
     }
 

@@ -49,6 +49,21 @@ impl<Q: QueuePair> RingLink<Q> {
         ready || (alive && self.sender.flush_blocked && self.can_post_burst())
     }
 
+    /// Whether nothing is wished for, held up or under way: then only the device and the peer's end
+    /// can have news.
+    #[inline]
+    fn is_calm(&self) -> bool {
+        let (sender, receiver) = (&self.sender, &self.receiver);
+        let waits = sender.flush_blocked
+            || sender.want_room.is_some()
+            || sender.want_bulk.is_some()
+            || receiver.want_pull.is_some()
+            || receiver.credit_due
+            || self.starved
+            || self.device_full;
+        !waits && !self.has_received() && self.pulls.is_idle() && !self.ending.has_begun()
+    }
+
     /// The part of sleeping that `wait_ready` and `wait_closed` share: asks for credit, gives
     /// credit, arms or joins the set that polls. `Ready`: look again.
     fn prepare_sleep(
@@ -69,13 +84,24 @@ impl<Q: QueuePair> RingLink<Q> {
             self.starved = false;
             return Poll::Ready(Ok(()));
         }
+        let slept = self.sleep_on_device(cx, set);
+        if slept.is_pending() && std::mem::take(&mut self.device_full) {
+            // Nothing of ours may be outstanding that would wake us: try again next turn.
+            cx.waker().wake_by_ref();
+        }
+        slept
+    }
+
+    /// Waits for the device and for the peer's end. `Ready`: look again.
+    fn sleep_on_device(
+        &mut self,
+        cx: &mut Context<'_>,
+        set: Option<&PollSet>,
+    ) -> Poll<Result<(), LinkError>> {
+        self.waits_in_set = set.is_some();
         let event = match set {
-            None => {
-                self.waits_in_set = false;
-                self.queue_pair.poll_event(cx)
-            }
+            None => self.queue_pair.poll_event(cx),
             Some(set) => {
-                self.waits_in_set = true;
                 self.expect();
                 self.queue_pair.poll_event_in(cx, set)
             }
@@ -94,10 +120,6 @@ impl<Q: QueuePair> RingLink<Q> {
             self.ending.liveness_closed = true;
             self.fail(gone(&reason), false);
             return Poll::Ready(Ok(()));
-        }
-        if std::mem::take(&mut self.device_full) {
-            // Nothing of ours may be outstanding that would wake us: try again next turn.
-            cx.waker().wake_by_ref();
         }
         Poll::Pending
     }
@@ -121,6 +143,11 @@ impl<Q: QueuePair> RingLink<Q> {
         cx: &mut Context<'_>,
         set: Option<&PollSet>,
     ) -> Poll<Result<(), LinkError>> {
+        // What a call leaves behind, as a rule.
+        let calm = self.is_calm() && !self.queue_pair.may_have_completions();
+        if calm && self.sleep_on_device(cx, set)?.is_pending() {
+            return Poll::Pending;
+        }
         for round in 0..MAX_ROUNDS {
             self.check_over()?;
             // What the look misses, the device says as it is asked to wake us.

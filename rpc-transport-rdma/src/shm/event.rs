@@ -8,7 +8,7 @@
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
 use rdma_rpc_core::standing::StandingWaker;
@@ -68,6 +68,12 @@ impl Reactor {
                 return Poll::Ready(Ok(()));
             }
         }
+    }
+
+    /// Whether the socket had nothing when it was asked last, and will tell the task of `waker`.
+    #[inline]
+    pub(super) fn is_socket_quiet(&self, waker: &Waker) -> bool {
+        self.socket_waker.holds(waker)
     }
 
     /// Whether `deadline` has come; if not, the waker is kept until then.

@@ -99,11 +99,13 @@ impl ShmQueuePair {
             return Poll::Ready(Ok(()));
         }
         // The peer's death is told by the kernel; its messages too, at the latest.
-        let mut reactor = self.take_reactor()?;
-        let taken = self.poll_socket(&mut reactor, cx);
-        self.reactor = Some(reactor);
-        if taken.is_ready() {
-            return taken;
+        if !self.reactor.as_ref().is_some_and(|reactor| reactor.is_socket_quiet(cx.waker())) {
+            let mut reactor = self.take_reactor()?;
+            let taken = self.poll_socket(&mut reactor, cx);
+            self.reactor = Some(reactor);
+            if taken.is_ready() {
+                return taken;
+            }
         }
         let watch = self.watched.source();
         watch.position.store(self.consumer.position(), Ordering::Relaxed);
