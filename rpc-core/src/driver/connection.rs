@@ -104,7 +104,7 @@ impl<L: Link> Connection<L> {
     /// The driver's word on how many calls wait for answers that are likely to come soon.
     pub(super) fn count_calls(&self, calls: usize) {
         let counted = self.counted_calls.load(Ordering::Relaxed);
-        if counted == calls || self.role == Role::Server {
+        if counted == calls {
             return;
         }
         let Some(crowd) = self.crowd.get() else { return };
@@ -158,19 +158,26 @@ impl<L: Link> Connection<L> {
         any
     }
 
+    /// So many calls are open now, as callers and the crowd are to know.
+    #[inline]
+    fn note_calls(&self, open: usize) {
+        if self.is_counted() != (open > 0) {
+            self.count_calls(open);
+        }
+        let lone = open == 1;
+        if lone != self.lone.load(Ordering::Relaxed) {
+            self.lone.store(lone, Ordering::Relaxed);
+        }
+    }
+
     /// Lets the lock go, and looks after jobs that were left in the meantime.
     fn let_go<'a>(&'a self, mut owner: SpinMutexGuard<'a, Owner<L>>) {
         loop {
             if owner.dead.is_some() || owner.calls.going_away {
                 self.closed.store(true, Ordering::Release);
             }
-            let open = owner.session.open_streams();
-            if self.is_counted() != (open > 0) {
-                self.count_calls(open);
-            }
-            let lone = open == 1;
-            if lone != self.lone.load(Ordering::Relaxed) {
-                self.lone.store(lone, Ordering::Relaxed);
+            if self.role == Role::Client {
+                self.note_calls(owner.session.open_streams());
             }
             owner.look_after_sleeper(|| self.is_crowded());
             drop(owner);

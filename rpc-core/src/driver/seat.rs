@@ -7,9 +7,9 @@
 //!
 //! # Why nothing is missed
 //!
-//! The driver lies behind a lock that is only tried. Whoever finds it taken leaves a mark and tries
-//! once more; whoever let it go takes the marks and does what they ask for. Both swap the same word,
-//! so one of the two sees the other.
+//! The driver lies behind a lock that is only tried. The task, when it finds it taken, comes back at
+//! once. The set, and a task that ends, leave a mark and try once more; whoever let it go takes the
+//! marks and does what they ask for. Both swap the same word, so one of the two sees the other.
 
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -21,65 +21,72 @@ use std::time::Instant;
 
 use spin::mutex::{SpinMutex, SpinMutexGuard};
 
-use super::owner::Arrivals;
-use super::task::{Driver, Ended};
-use crate::link::Link;
-use crate::poll_set::Resume;
+use super::task::Ended;
+use crate::poll_set::{PollSet, Resume};
 
-/// Somebody wanted to move the driver along while it was taken.
+/// The set had news while the driver was taken.
 const MISSED: u8 = 1;
 /// Its task is gone.
 const GONE: u8 = 2;
 
 /// What two may move along.
-struct Seat<L: Link, A: Arrivals> {
-    place: SpinMutex<Place<L, A>>,
+pub(crate) trait Sitter: Send + 'static {
+    /// As of a future, by its task.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Ended>;
+
+    /// The same by the poll set, which has found news and looked at the clock a moment ago.
+    fn resume(&mut self, at: Instant, cx: &mut Context<'_>) -> Poll<Ended>;
+
+    /// The set that may do so, if it waits in one.
+    fn set(&mut self) -> Option<&mut PollSet>;
+}
+
+struct Seat<D> {
+    place: SpinMutex<Place<D>>,
     marks: AtomicU8,
 }
 
-struct Place<L: Link, A: Arrivals> {
+struct Place<D> {
     /// `None` once it has ended, or its task is gone.
-    driver: Option<Driver<L, A>>,
+    sitter: Option<D>,
     /// How it ended, a panic included, where its task does not know yet.
     ended: Option<std::thread::Result<Ended>>,
     /// The task's, since it was polled first.
     task: Option<Waker>,
 }
 
-impl<L: Link, A: Arrivals> Place<L, A> {
-    /// Moves the driver along; at its end it is dropped.
-    fn poll(&mut self, act: impl FnOnce(&mut Driver<L, A>) -> Poll<Ended>) -> Poll<Ended> {
-        let Some(driver) = &mut self.driver else { return Poll::Pending };
-        let polled = act(driver);
+impl<D> Place<D> {
+    fn act(&mut self, act: impl FnOnce(&mut D) -> Poll<Ended>) -> Poll<Ended> {
+        let Some(sitter) = &mut self.sitter else { return Poll::Pending };
+        let polled = act(sitter);
         if polled.is_ready() {
-            self.driver = None;
+            self.sitter = None;
         }
         polled
     }
 }
 
 /// A driver as its task has it. Dropped, it takes the driver with it.
-pub(crate) struct Seated<L: Link, A: Arrivals> {
-    seat: Arc<Seat<L, A>>,
+pub(crate) struct Seated<D: Sitter> {
+    seat: Arc<Seat<D>>,
 }
 
-impl<L: Link, A: Arrivals> Driver<L, A> {
-    /// To be polled by a task.
-    pub(crate) fn seated(mut self) -> Seated<L, A> {
-        let seat = Arc::new_cyclic(|seat: &Weak<Seat<L, A>>| {
-            if let Some(set) = &mut self.set {
+impl<D: Sitter> Seated<D> {
+    pub(super) fn new(mut sitter: D) -> Seated<D> {
+        let seat = Arc::new_cyclic(|seat: &Weak<Seat<D>>| {
+            if let Some(set) = sitter.set() {
                 set.resumes(Weak::clone(seat) as Weak<dyn Resume>);
             }
-            let place = Place { driver: Some(self), ended: None, task: None };
+            let place = Place { sitter: Some(sitter), ended: None, task: None };
             Seat { place: SpinMutex::new(place), marks: AtomicU8::new(0) }
         });
         Seated { seat }
     }
 }
 
-impl<L: Link, A: Arrivals> Seat<L, A> {
-    /// The driver's place, unless somebody is at it, who then knows that `mark` was left.
-    fn lock_or_mark(&self, mark: u8) -> Option<SpinMutexGuard<'_, Place<L, A>>> {
+impl<D> Seat<D> {
+    /// The place, unless somebody is at it, who then knows that `mark` was left.
+    fn lock_or_mark(&self, mark: u8) -> Option<SpinMutexGuard<'_, Place<D>>> {
         self.place.try_lock().or_else(|| {
             self.marks.fetch_or(mark, Ordering::AcqRel);
             self.place.try_lock()
@@ -87,7 +94,7 @@ impl<L: Link, A: Arrivals> Seat<L, A> {
     }
 
     /// Lets the place go, and does what others have asked for meanwhile.
-    fn let_go(&self, place: SpinMutexGuard<'_, Place<L, A>>) {
+    fn let_go(&self, place: SpinMutexGuard<'_, Place<D>>) {
         drop(place);
         let marks = self.marks.swap(0, Ordering::AcqRel);
         if marks != 0 {
@@ -98,7 +105,7 @@ impl<L: Link, A: Arrivals> Seat<L, A> {
     #[cold]
     fn make_good(&self, marks: u8) {
         let Some(mut place) = self.lock_or_mark(marks) else { return };
-        let gone = if marks & GONE != 0 { place.driver.take() } else { None };
+        let gone = if marks & GONE != 0 { place.sitter.take() } else { None };
         let task = place.task.clone();
         self.let_go(place);
         drop(gone);
@@ -108,7 +115,7 @@ impl<L: Link, A: Arrivals> Seat<L, A> {
     }
 }
 
-impl<L: Link, A: Arrivals> Resume for Seat<L, A> {
+impl<D: Sitter> Resume for Seat<D> {
     fn resume(&self, at: Instant) {
         let Some(mut guard) = self.lock_or_mark(MISSED) else { return };
         let place = &mut *guard;
@@ -116,7 +123,7 @@ impl<L: Link, A: Arrivals> Resume for Seat<L, A> {
         let Some(task) = place.task.take() else { return self.let_go(guard) };
         // What panics in a task ends that task, and must not end the set's.
         let polled = catch_unwind(AssertUnwindSafe(|| {
-            place.poll(|driver| driver.resume(at, &mut Context::from_waker(&task)))
+            place.act(|sitter| sitter.resume(at, &mut Context::from_waker(&task)))
         }));
         let ended = match polled {
             Ok(Poll::Pending) => {
@@ -126,10 +133,10 @@ impl<L: Link, A: Arrivals> Resume for Seat<L, A> {
             Ok(Poll::Ready(ended)) => Ok(ended),
             Err(panic) => Err(panic),
         };
-        let driver = place.driver.take();
+        let sitter = place.sitter.take();
         place.ended = Some(ended);
         self.let_go(guard);
-        drop(driver);
+        drop(sitter);
         task.wake();
     }
 
@@ -143,19 +150,22 @@ impl<L: Link, A: Arrivals> Resume for Seat<L, A> {
     }
 }
 
-impl<L: Link, A: Arrivals> Future for Seated<L, A> {
+impl<D: Sitter> Future for Seated<D> {
     type Output = Ended;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Ended> {
         let seat = &self.seat;
-        // The other one wakes the task when it is done.
-        let Some(mut place) = seat.lock_or_mark(MISSED) else { return Poll::Pending };
+        let Some(mut place) = seat.place.try_lock() else {
+            // The set is at it on another thread. The waker it knows may not be this one: again.
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        };
         match &place.task {
             Some(task) if task.will_wake(cx.waker()) => {}
             _ => place.task = Some(cx.waker().clone()),
         }
         let polled = match place.ended.take() {
-            None => place.poll(|driver| Pin::new(driver).poll(cx)),
+            None => place.act(|sitter| sitter.poll(cx)),
             Some(Ok(ended)) => Poll::Ready(ended),
             Some(Err(panic)) => {
                 drop(place);
@@ -167,12 +177,15 @@ impl<L: Link, A: Arrivals> Future for Seated<L, A> {
     }
 }
 
-impl<L: Link, A: Arrivals> Drop for Seated<L, A> {
+impl<D: Sitter> Drop for Seated<D> {
     fn drop(&mut self) {
         if let Some(mut place) = self.seat.lock_or_mark(GONE) {
-            let driver = place.driver.take();
+            let sitter = place.sitter.take();
             self.seat.let_go(place);
-            drop(driver);
+            drop(sitter);
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

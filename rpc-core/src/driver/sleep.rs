@@ -87,7 +87,7 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
                 }
                 Poll::Pending => {}
             }
-            let mut due = owner.next_due().unwrap_or_else(|| now() + IDLE_ALARM);
+            let mut due = owner.next_due().unwrap_or(last_turn + IDLE_ALARM);
             if set.is_some() && counted {
                 due = due.min(last_turn + COUNT_AGAIN);
             }

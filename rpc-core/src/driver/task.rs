@@ -1,7 +1,6 @@
 //! The task that moves one connection along, and when it looks again.
 
 use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
@@ -12,6 +11,7 @@ use super::connection::Connection;
 use super::job::Job;
 use super::owner::{ArrivalBatch, Arrivals, Failure};
 use super::progress::ProgressMode;
+use super::seat::{Seated, Sitter};
 use super::sleep::Alarm;
 use crate::link::Link;
 use crate::poll_set::PollSet;
@@ -96,8 +96,6 @@ impl<L: Link, A> std::fmt::Debug for Driver<L, A> {
     }
 }
 
-impl<L: Link, A> Unpin for Driver<L, A> {}
-
 impl<L: Link, A> Driver<L, A> {
     /// Counts the connection among those of its runtime that poll, or no longer.
     fn count_awake(&mut self, awake: bool) {
@@ -174,7 +172,9 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
             }
             let busy = owner.pass(&mut |method, path| arrivals.bind(method, path));
             let delivered = std::mem::take(&mut owner.delivered) || *client;
-            std::mem::swap(batch, &mut owner.calls.batch);
+            if !owner.calls.batch.arrivals.is_empty() {
+                std::mem::swap(batch, &mut owner.calls.batch);
+            }
             open_calls = owner.session.open_streams();
             opened = std::mem::take(&mut owner.opened);
             *pulls_wait = owner.session.has_bulks();
@@ -299,52 +299,56 @@ enum Turn {
     Over(Ended),
 }
 
-impl<L: Link, A: Arrivals> Future for Driver<L, A> {
-    type Output = Ended;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Ended> {
-        let this = self.get_mut();
-        this.now_is_stale = true;
-        this.run(cx)
+impl<L: Link, A: Arrivals> Sitter for Driver<L, A> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
+        self.now_is_stale = true;
+        self.run(cx)
     }
-}
 
-impl<L: Link, A: Arrivals> Driver<L, A> {
-    /// The same as to poll it, for whoever has found news and looked at the clock a moment ago.
-    pub(super) fn resume(&mut self, at: Instant, cx: &mut Context<'_>) -> Poll<Ended> {
+    fn resume(&mut self, at: Instant, cx: &mut Context<'_>) -> Poll<Ended> {
         self.told = Some(at);
         self.run(cx)
     }
 
+    fn set(&mut self) -> Option<&mut PollSet> {
+        self.set.as_mut()
+    }
+}
+
+impl<L: Link, A: Arrivals> Driver<L, A> {
+    /// To be polled by a task.
+    pub(crate) fn seated(self) -> Seated<Driver<L, A>> {
+        Seated::new(self)
+    }
+
     fn run(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
-        let this = self;
-        if this.closing.is_some() {
-            return this.poll_closing(cx);
+        if self.closing.is_some() {
+            return self.poll_closing(cx);
         }
-        this.count_awake(true);
+        self.count_awake(true);
         for _ in 0..PASSES_PER_TURN {
-            let turn = this.turn(cx.waker());
+            let turn = self.turn(cx.waker());
             if turn.is_some() {
-                this.refused = 0;
+                self.refused = 0;
             }
             match turn {
                 // Whoever owns it moves it along; look again soon. But an owner that keeps it for
                 // long has lost its CPU, perhaps to us: sleep until it lets go.
-                None if this.refused < MAX_REFUSALS => {
-                    this.refused += 1;
+                None if self.refused < MAX_REFUSALS => {
+                    self.refused += 1;
                     std::hint::spin_loop();
                     continue;
                 }
                 None => {
-                    this.refused = 0;
-                    this.nap(cx);
-                    this.connection.leave(Job::Wake(cx.waker().clone()));
+                    self.refused = 0;
+                    self.nap(cx);
+                    self.connection.leave(Job::Wake(cx.waker().clone()));
                     return Poll::Pending;
                 }
-                Some(Turn::Over(ended)) => return this.close(ended, cx),
-                Some(Turn::Drained) => return this.close(Ended::Drained, cx),
+                Some(Turn::Over(ended)) => return self.close(ended, cx),
+                Some(Turn::Drained) => return self.close(Ended::Drained, cx),
                 Some(turn @ (Turn::Delivered | Turn::News)) => {
-                    if this.is_one_of_many() && this.poll_sleep(cx, true).is_pending() {
+                    if self.is_one_of_many() && self.poll_sleep(cx, true).is_pending() {
                         return Poll::Pending;
                     }
                     // Let them have it.
@@ -353,26 +357,26 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
                     }
                 }
                 Some(Turn::Nap) => {
-                    this.nap(cx);
+                    self.nap(cx);
                     return Poll::Pending;
                 }
-                Some(Turn::Quiet) => match this.after_quiet() {
+                Some(Turn::Quiet) => match self.after_quiet() {
                     Quiet::LookAgain => std::hint::spin_loop(),
                     Quiet::JoinSet => {
-                        if this.poll_sleep(cx, true).is_pending() {
+                        if self.poll_sleep(cx, true).is_pending() {
                             return Poll::Pending;
                         }
                     }
                     Quiet::Sleep => {
-                        if this.poll_sleep(cx, false).is_pending() {
-                            this.count_awake(false);
+                        if self.poll_sleep(cx, false).is_pending() {
+                            self.count_awake(false);
                             return Poll::Pending;
                         }
                     }
                 },
             }
         }
-        this.look_at_life(cx);
+        self.look_at_life(cx);
         // Unlike waking ourselves, this lets the runtime look at its sockets and run whatever
         // waits, the future given to `block_on` included, before we go on.
         if std::pin::pin!(tokio::task::yield_now()).poll(cx).is_ready() {

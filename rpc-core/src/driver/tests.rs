@@ -173,7 +173,7 @@ async fn who_is_done_while_the_driver_is_about_to_sleep_is_not_forgotten_until_i
     let connection = Arc::new(connection);
     itself.set(Arc::downgrade(&connection)).expect("once");
     let begin = now();
-    let ended = Driver::new(connection, Nothing).await;
+    let ended = Driver::new(connection, Nothing).seated().await;
     assert!(now() - begin < Duration::from_secs(1), "{ended:?} after {:?}", now() - begin);
 }
 
