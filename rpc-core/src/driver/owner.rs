@@ -113,6 +113,8 @@ pub(super) struct Owner<L> {
     pub(super) unflushed: u32,
     /// A pulled message has reached its mailbox.
     pub(super) delivered: bool,
+    /// Frames and pulled messages of the last pass.
+    pub(super) received: usize,
     /// The next pull waits for the next pass. A device may do all of a pull at once (shared memory
     /// does), and before that the message that has just come goes to the program, and the
     /// program's answer to the peer, who would wait in vain otherwise.
@@ -145,6 +147,7 @@ impl<L: Link> Owner<L> {
             opened: false,
             unflushed: 0,
             delivered: false,
+            received: 0,
             pull_due: false,
             flush_frames: link.flush_frames(),
             only_bulks_since: None,
@@ -196,10 +199,10 @@ impl<L: Link> Owner<L> {
         bind: &mut dyn FnMut(u16, &str) -> Option<usize>,
     ) -> Result<bool, Failure> {
         let before = std::mem::take(&mut self.delivered);
-        let received = self.receive(bind)?;
+        self.received = self.receive(bind)?;
         let pulled = self.delivered;
         self.delivered |= before;
-        let mut busy = received > 0;
+        let mut busy = self.received > 0;
         self.heard |= busy;
         if let Some(now) = self.clock.fresh() {
             busy |= self.see_to_timers(now)?;

@@ -28,8 +28,8 @@ const MAX_REFUSALS: u32 = 64;
 /// poll set. Fewer where the last ones brought nothing.
 const MAX_EAGER_PASSES: u32 = 64;
 
-/// So many connections of a runtime that poll are too many for any of them to poll by itself.
-const MANY: usize = 16;
+/// The most connections that poll by themselves: one for each thread of the runtime, but not more.
+const MOST_BY_THEMSELVES: usize = 15;
 
 /// How long an idle connection sleeps at most before it looks at its timers. Any value works; it
 /// only saves re-arming a timer for the first call after a pause.
@@ -186,7 +186,7 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
                 (true, _) => Turn::Drained,
                 // On a client, news is for somebody. On a server it mostly is for handlers that
                 // run right here; but who waits for a long message is a task.
-                (_, true) if delivered => Turn::Delivered,
+                (_, true) if delivered => Turn::Delivered { several: owner.received > 1 },
                 (_, true) => Turn::News,
                 (_, false) if owner.nap(driver, connection.is_crowded()) => Turn::Nap,
                 (_, false) => Turn::Quiet,
@@ -201,11 +201,11 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
             }
             batch.clear();
             self.now_is_stale = true;
-            if !matches!(turn, Turn::Over(_) | Turn::Delivered) {
+            if !matches!(turn, Turn::Over(_) | Turn::Delivered { .. }) {
                 turn = Turn::News;
             }
         }
-        if matches!(turn, Turn::News | Turn::Delivered) {
+        if matches!(turn, Turn::News | Turn::Delivered { .. }) {
             self.undated_news = true;
             if (1..=self.eager_passes).contains(&self.quiet_passes) {
                 self.eager_passes = (self.eager_passes * 2).min(MAX_EAGER_PASSES);
@@ -245,10 +245,12 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
         }
     }
 
-    /// Whether so many connections poll that to look again at this one would keep the others
-    /// waiting.
+    /// Whether more connections poll than can do so by themselves: to look again at this one would
+    /// keep the others waiting.
     fn is_one_of_many(&self) -> bool {
-        self.set.as_ref().is_some_and(|set| set.awake() >= MANY)
+        self.set
+            .as_ref()
+            .is_some_and(|set| set.awake() > set.crowd().threads.min(MOST_BY_THEMSELVES))
     }
 
     /// What to do after a pass without news.
@@ -289,8 +291,10 @@ enum Quiet {
 /// What one turn found.
 enum Turn {
     News,
-    /// News that tasks of this runtime wait for.
-    Delivered,
+    /// News that tasks of this runtime wait for; several of them, perhaps.
+    Delivered {
+        several: bool,
+    },
     Quiet,
     /// Nothing, and a caller polls the link.
     Nap,
@@ -347,12 +351,13 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
                 }
                 Some(Turn::Over(ended)) => return self.close(ended, cx),
                 Some(Turn::Drained) => return self.close(Ended::Drained, cx),
-                Some(turn @ (Turn::Delivered | Turn::News)) => {
+                // Let them have it. What they send then may leave together.
+                Some(Turn::Delivered { several: true }) => break,
+                Some(turn @ (Turn::Delivered { .. } | Turn::News)) => {
                     if self.is_one_of_many() && self.poll_sleep(cx, true).is_pending() {
                         return Poll::Pending;
                     }
-                    // Let them have it.
-                    if matches!(turn, Turn::Delivered) {
+                    if matches!(turn, Turn::Delivered { .. }) {
                         break;
                     }
                 }
