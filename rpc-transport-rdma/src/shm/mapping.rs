@@ -17,7 +17,6 @@
 //!   here only.
 #![allow(unsafe_code)]
 
-use std::arch::x86_64::{_MM_HINT_ET0, _MM_HINT_T0, _mm_prefetch};
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
@@ -29,11 +28,6 @@ use super::blocks;
 use super::memfd::{self, OfferedMemfd};
 use crate::copy::{copy_across, copy_in, copy_out};
 use crate::verbs::VerbError;
-
-/// Of a processor's cache.
-const LINE_BYTES: usize = 64;
-/// A burst with one short message takes two.
-const PREFETCH_LINES: usize = 2;
 
 /// A huge page, and where one may begin.
 pub(super) const HUGE_BYTES: usize = 2 << 20;
@@ -222,7 +216,7 @@ impl Mapping {
         Ok(mapping)
     }
 
-    /// An address for [`prefetch_read`]: a hint may outlive the mapping.
+    /// An address for a hint ([`super::prefetch`]), which may outlive the mapping.
     #[inline]
     pub(super) fn address(&self, offset: usize) -> usize {
         self.start.as_ptr().addr().wrapping_add(offset)
@@ -318,36 +312,6 @@ impl Mapping {
         assert!(self.exclusive && self.writable, "no slices of memory that the peer may write");
         // SAFETY: as in `bytes`, and the caller promises that no other slice is alive.
         unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
-    }
-}
-
-/// Has the processor fetch what a short burst at an address takes, to be read. It may be unmapped.
-#[inline]
-pub(super) fn prefetch_read(address: usize) {
-    prefetch_lines::<_MM_HINT_T0>(address);
-}
-
-/// The same, to be written: it is taken out of the other processor's cache before it is needed.
-#[inline]
-pub(super) fn prefetch_write(address: usize) {
-    prefetch_lines::<_MM_HINT_ET0>(address);
-}
-
-/// Has the processor fetch one cache line.
-#[inline]
-pub(super) fn prefetch_line(address: usize) {
-    // SAFETY: as in `prefetch_lines`.
-    unsafe { _mm_prefetch::<_MM_HINT_T0>(ptr::without_provenance(address)) }
-}
-
-/// Fetches what a short burst at an address takes, if anything is there.
-#[inline]
-fn prefetch_lines<const HINT: i32>(address: usize) {
-    for line in 0..PREFETCH_LINES {
-        let at = ptr::without_provenance(address.wrapping_add(line * LINE_BYTES));
-        // SAFETY: a prefetch reads and changes nothing, and of an address that is not mapped it
-        // does nothing at all.
-        unsafe { _mm_prefetch::<HINT>(at) }
     }
 }
 

@@ -63,6 +63,7 @@ mod memfd;
 mod notify;
 mod peer;
 mod post;
+mod prefetch;
 mod qp;
 mod regions;
 mod send_queue;

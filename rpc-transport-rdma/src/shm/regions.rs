@@ -18,8 +18,9 @@ use rustix::io::Errno;
 
 use super::blocks;
 use super::fdpass::{self, Message, Sent};
-use super::mapping::{Mapping, OwnedMapping, prefetch_read};
+use super::mapping::{Mapping, OwnedMapping};
 use super::memfd::OfferedMemfd;
+use super::prefetch::prefetch_read;
 use crate::verbs::{Access, Region, RemoteAddr, VerbError};
 
 const SLOT_BITS: u32 = 12;

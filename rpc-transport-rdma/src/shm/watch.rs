@@ -8,7 +8,7 @@ use rdma_rpc_core::poll_set::{Look, PollSet};
 
 use super::control::ControlBlock;
 use super::cq_ring::{entry_address, peek_at};
-use super::mapping::{prefetch_line, prefetch_read, prefetch_write};
+use super::prefetch::{prefetch_line, prefetch_read, prefetch_write};
 use super::qp::ShmQueuePair;
 use crate::verbs::VerbError;
 
