@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use thin_vec::ThinVec;
+
 use super::encoding::{Ascii, Binary, ValueEncoding};
 use super::entry::Entry;
 use super::iter::{GetAll, Iter, IterMut, KeyAndValueRef, KeyRef, Keys, Values, ValuesMut};
@@ -12,7 +14,7 @@ use super::value::MetadataValue;
 /// headers and trailers beside messages.
 ///
 /// Values stay in the order in which they were added. A map holds a handful of entries, so it
-/// is a plain list that is searched from the front; empty, it is 24 bytes and owns no memory.
+/// is a plain list that is searched from the front; empty, it is one word and owns no memory.
 /// Keys given as text are found whatever their case.
 ///
 /// The map itself has no limit; what may travel has: see [`MetadataMap::checked_encoded_len`].
@@ -29,10 +31,10 @@ use super::value::MetadataValue;
 /// ```
 #[derive(Clone, Default)]
 pub struct MetadataMap {
-    pub(super) slots: Vec<Slot>,
+    pub(super) slots: ThinVec<Slot>,
 }
 
-const _: () = assert!(size_of::<MetadataMap>() <= 24);
+const _: () = assert!(size_of::<MetadataMap>() == 8);
 
 /// One key with one of its values.
 #[derive(Clone, Debug)]
@@ -66,12 +68,12 @@ impl Slot {
 impl MetadataMap {
     /// An empty map; allocates nothing.
     pub const fn new() -> MetadataMap {
-        MetadataMap { slots: Vec::new() }
+        MetadataMap { slots: ThinVec::new() }
     }
 
     /// An empty map with room for `capacity` values.
     pub fn with_capacity(capacity: usize) -> MetadataMap {
-        MetadataMap { slots: Vec::with_capacity(capacity) }
+        MetadataMap { slots: ThinVec::with_capacity(capacity) }
     }
 
     /// How many values there are.

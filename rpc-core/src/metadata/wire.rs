@@ -5,6 +5,7 @@ use std::error::Error;
 use std::fmt;
 
 use bytes::Bytes;
+use thin_vec::ThinVec;
 
 use super::encoding::{Ascii, Binary, ValueEncoding};
 use super::key::{InvalidMetadataKey, MetadataKey};
@@ -108,7 +109,7 @@ impl MetadataMap {
             return Err(error(COUNT_BYTES, Reason::Truncated { needed, left }));
         }
         let block = Bytes::copy_from_slice(block);
-        let mut slots = Vec::with_capacity(count);
+        let mut slots = ThinVec::with_capacity(count);
         let mut at = COUNT_BYTES;
         for _ in 0..count {
             let (slot, end) = decode_entry(&block, at)?;
