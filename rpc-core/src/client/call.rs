@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use prost::Message;
 use tokio::time::Sleep;
 
-use super::connection::ClientConnection;
+use super::connection::Held;
 use crate::codec::decode;
 use crate::driver::body::View;
 use crate::driver::cell::Cell;
@@ -55,8 +55,8 @@ pub(super) struct Opening<'a> {
 }
 
 /// A call under way. Dropped before its end, it is cancelled at the server.
-pub(super) struct Call {
-    connection: ClientConnection,
+pub(super) struct Call<'a> {
+    connection: Held<'a>,
     cell: Arc<Cell>,
     watch: Watch,
     /// A call that still waits for a stream keeps its own deadline; the session keeps those of
@@ -65,13 +65,13 @@ pub(super) struct Call {
     over: bool,
 }
 
-impl Call {
+impl<'c> Call<'c> {
     /// `waker`: of the task that waits for the answer right after this, if it does.
     pub(super) fn open(
-        connection: ClientConnection,
+        connection: Held<'c>,
         opening: &Opening<'_>,
         waker: Option<&Waker>,
-    ) -> Call {
+    ) -> Call<'c> {
         let conn = connection.conn();
         let request = OpenRequest {
             path: opening.method.path,
@@ -174,7 +174,7 @@ impl Call {
     }
 }
 
-impl Drop for Call {
+impl Drop for Call<'_> {
     fn drop(&mut self) {
         if !self.over {
             self.cell.abandon();

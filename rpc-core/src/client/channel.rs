@@ -3,10 +3,10 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use super::connection::ClientConnection;
+use super::connection::{ClientConnection, Held};
 use crate::brief::Brief;
 use crate::driver::now;
 use crate::link::LinkInfo;
@@ -81,7 +81,11 @@ struct Shared {
     policy: ReconnectPolicy,
     /// For clients that have no limits of their own.
     limits: MessageLimits,
-    current: Brief<Option<ClientConnection>>,
+    /// The first connection, which is most channels' only one: calls borrow it, without a lock and
+    /// without a count of theirs.
+    first: OnceLock<ClientConnection>,
+    /// The present one, once the first is over.
+    later: Brief<Option<ClientConnection>>,
     /// Held by whoever connects.
     connecting: tokio::sync::Mutex<Trouble>,
 }
@@ -110,7 +114,8 @@ impl Channel {
                 connector: Box::new(connector),
                 policy,
                 limits,
-                current: Brief::new(None),
+                first: OnceLock::new(),
+                later: Brief::new(None),
                 connecting: tokio::sync::Mutex::default(),
             }),
         }
@@ -145,20 +150,37 @@ impl Channel {
 
     /// The present connection, if it takes new calls.
     #[inline]
-    pub(super) fn current(&self) -> Option<ClientConnection> {
-        let current = self.shared.current.lock();
-        current.as_ref().filter(|connection| !connection.is_closed()).cloned()
+    pub(super) fn current(&self) -> Option<Held<'_>> {
+        match self.shared.first.get() {
+            Some(first) if !first.is_closed() => Some(Held::Lent(first)),
+            Some(_) => self.later(),
+            None => None,
+        }
+    }
+
+    fn later(&self) -> Option<Held<'_>> {
+        let later = self.shared.later.lock();
+        later.as_ref().filter(|connection| !connection.is_closed()).cloned().map(Held::Own)
+    }
+
+    /// A connection that was made just now.
+    fn put(&self, connection: ClientConnection) {
+        if let Err(connection) = self.shared.first.set(connection) {
+            // The old one is dropped when the lock is free again.
+            let old = self.shared.later.lock().replace(connection);
+            drop(old);
+        }
     }
 
     /// The present connection, or a new one.
-    pub(super) async fn connection(&self) -> Result<ClientConnection, Status> {
+    pub(super) async fn connection(&self) -> Result<Held<'_>, Status> {
         match self.current() {
             Some(connection) => Ok(connection),
             None => self.connect().await,
         }
     }
 
-    async fn connect(&self) -> Result<ClientConnection, Status> {
+    async fn connect(&self) -> Result<Held<'_>, Status> {
         let shared = &*self.shared;
         let mut trouble = shared.connecting.lock().await;
         if let Some(connection) = self.current() {
@@ -177,10 +199,8 @@ impl Channel {
         match result {
             Ok(connection) => {
                 *trouble = Trouble::default();
-                // The old one is dropped when the lock is free again.
-                let old = shared.current.lock().replace(connection.clone());
-                drop(old);
-                Ok(connection)
+                self.put(connection.clone());
+                Ok(Held::Own(connection))
             }
             Err(error) => {
                 let pause = shared.policy.pause(trouble.failures);

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::future::Future;
+use std::ops::Deref;
 use std::sync::Arc;
 
 use crate::driver::{ArrivalBatch, Arrivals, Conn, Connection, Driver, Ended, now};
@@ -56,6 +57,26 @@ impl fmt::Debug for ClientConnection {
             .field("info", self.info())
             .field("closed", &self.is_closed())
             .finish()
+    }
+}
+
+/// A connection as a call has it.
+pub(super) enum Held<'a> {
+    /// The channel has it as long as the call.
+    Lent(&'a ClientConnection),
+    /// The channel may have another by now.
+    Own(ClientConnection),
+}
+
+impl Deref for Held<'_> {
+    type Target = ClientConnection;
+
+    #[inline]
+    fn deref(&self) -> &ClientConnection {
+        match self {
+            Held::Lent(connection) => connection,
+            Held::Own(connection) => connection,
+        }
     }
 }
 

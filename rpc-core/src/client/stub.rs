@@ -10,7 +10,7 @@ use prost::Message;
 
 use super::call::{Call, Deadline, Opening, expired, may_retry, response};
 use super::channel::Channel;
-use super::connection::ClientConnection;
+use super::connection::Held;
 use super::pump::pump;
 use super::unary::Unary;
 use crate::codec::ProstMessage;
@@ -182,7 +182,7 @@ impl Client {
         &self,
         method: &'static MethodDescriptor,
         request: &Request<T>,
-    ) -> Result<Call, Status> {
+    ) -> Result<Call<'_>, Status> {
         let deadline = Deadline::of(request);
         let opening = self.opening(method, request.metadata(), deadline, None);
         for attempt in 1.. {
@@ -207,7 +207,7 @@ impl Client {
         Opening { method, metadata, deadline, message, max_message_bytes }
     }
 
-    async fn connection(&self, deadline: Deadline) -> Result<ClientConnection, Status> {
+    async fn connection(&self, deadline: Deadline) -> Result<Held<'_>, Status> {
         match self.channel.current() {
             Some(connection) => Ok(connection),
             None => self.connect(deadline).await,
@@ -215,7 +215,7 @@ impl Client {
     }
 
     /// A connection that has to be made first, or is over and has to be made again.
-    pub(super) async fn connect(&self, deadline: Deadline) -> Result<ClientConnection, Status> {
+    pub(super) async fn connect(&self, deadline: Deadline) -> Result<Held<'_>, Status> {
         match deadline.at() {
             None => self.channel.connection().await,
             Some(at) => tokio::time::timeout_at(at.into(), self.channel.connection())

@@ -12,7 +12,7 @@ use std::task::{Context, Poll, ready};
 use prost::Message;
 
 use super::call::{Call, Deadline, Opening, may_retry};
-use super::connection::ClientConnection;
+use super::connection::Held;
 use super::stub::{ATTEMPTS, Client};
 use crate::codec::ProstMessage;
 use crate::request::Request;
@@ -38,8 +38,8 @@ pub struct Unary<'a, Req, Res> {
 enum Stage<'a> {
     /// No connection is at hand, or none was asked for.
     Begin,
-    Connecting(Pin<Box<dyn Future<Output = Result<ClientConnection, Status>> + Send + 'a>>),
-    Open(Call),
+    Connecting(Pin<Box<dyn Future<Output = Result<Held<'a>, Status>> + Send + 'a>>),
+    Open(Call<'a>),
     Over,
 }
 
@@ -58,14 +58,14 @@ impl<'a, Req, Res> Unary<'a, Req, Res> {
 // Nothing in it is ever pinned.
 impl<Req, Res> Unpin for Unary<'_, Req, Res> {}
 
-impl<Req: Message, Res: Message + Default> Unary<'_, Req, Res> {
+impl<'a, Req: Message, Res: Message + Default> Unary<'a, Req, Res> {
     /// Opens the call on a connection.
     #[inline]
     fn open(
         &mut self,
         cx: &mut Context<'_>,
         deadline: Deadline,
-        connection: ClientConnection,
+        connection: Held<'a>,
     ) -> Result<(), Status> {
         let limits = self.client.limits();
         let message = ProstMessage::new(self.request.get_ref(), limits.encode_bytes)?;
