@@ -114,32 +114,38 @@ impl Body {
     }
 }
 
-/// Bytes to be copied from: as `&[u8]`, but for the way a `Bytes` field is made of them: one copy,
-/// in one allocation that holds the count of its sharers too. (A `Bytes` made of a `Vec` allocates
-/// one when it is cloned first, and prost clones each field that it encodes.)
-struct Slice<'a>(&'a [u8]);
+/// Bytes to be copied from: as `&[u8]`, but for the way a `Bytes` field is made of them.
+struct Slice<'a> {
+    bytes: &'a [u8],
+    /// Whether the fields may well be sent again, as parts of requests often are in answers: prost
+    /// clones each field that it encodes, and what `Bytes` makes of a `Vec` allocates a count of its
+    /// sharers when it is cloned first. So such a field lies with its count in one allocation, which
+    /// costs a little more, and a locked instruction at its drop.
+    sent_again: bool,
+}
 
 impl Buf for Slice<'_> {
     #[inline]
     fn remaining(&self) -> usize {
-        self.0.len()
+        self.bytes.len()
     }
 
     #[inline]
     fn chunk(&self) -> &[u8] {
-        self.0
+        self.bytes
     }
 
     #[inline]
     fn advance(&mut self, count: usize) {
-        self.0 = &self.0[count..];
+        self.bytes = &self.bytes[count..];
     }
 
     #[inline]
     fn copy_to_bytes(&mut self, len: usize) -> Bytes {
-        let (bytes, rest) = self.0.split_at(len);
-        self.0 = rest;
+        let (bytes, rest) = self.bytes.split_at(len);
+        self.bytes = rest;
         match bytes.len() {
+            _ if !self.sent_again => Bytes::copy_from_slice(bytes),
             0 => Bytes::new(),
             1..=SMALL_FIELD_BYTES => Bytes::from_owner(Field::<SMALL_FIELD_BYTES>::new(bytes)),
             _ if bytes.len() <= INLINE_BYTES => {
@@ -179,6 +185,8 @@ impl<const N: usize> AsRef<[u8]> for Field<N> {
 pub(crate) enum View<'a> {
     /// To be copied from.
     Short(&'a [u8]),
+    /// The same, of an answer: it has arrived where it was to go.
+    Answer(&'a [u8]),
     /// To be shared.
     Shared(&'a Bytes),
     /// The same, in parts.
@@ -188,7 +196,7 @@ pub(crate) enum View<'a> {
 impl From<View<'_>> for Body {
     fn from(view: View<'_>) -> Body {
         match view {
-            View::Short(bytes) => Body::new(Payload::Borrowed(bytes)),
+            View::Short(bytes) | View::Answer(bytes) => Body::new(Payload::Borrowed(bytes)),
             View::Shared(bytes) => Body::Shared(bytes.clone()),
             View::Split(parts) => Body::Split(Box::new(parts.clone())),
         }
@@ -201,7 +209,8 @@ impl View<'_> {
         // `Message::decode`, but for moving the message once more.
         let mut message = M::default();
         match self {
-            View::Short(bytes) => message.merge(Slice(bytes)),
+            View::Short(bytes) => message.merge(Slice { bytes, sent_again: true }),
+            View::Answer(bytes) => message.merge(Slice { bytes, sent_again: false }),
             View::Shared(bytes) => message.merge(Parts::from(bytes.clone())),
             View::Split(parts) => message.merge(Parts::clone(parts)),
         }
@@ -210,7 +219,7 @@ impl View<'_> {
 
     pub(crate) fn len(self) -> usize {
         match self {
-            View::Short(bytes) => bytes.len(),
+            View::Short(bytes) | View::Answer(bytes) => bytes.len(),
             View::Shared(bytes) => bytes.len(),
             View::Split(parts) => parts.len(),
         }
@@ -230,12 +239,13 @@ mod tests {
         encoded.extend_from_slice(&[0x12, 2, 1, 1]);
         for cut in 0..=encoded.len() {
             let bytes = &encoded[..cut];
-            let short = View::Short(bytes).decode::<Bytes>();
-            assert_eq!(
-                short.map_err(|e| e.to_string()),
-                Bytes::decode(bytes).map_err(|e| e.to_string()),
-                "{cut}"
-            );
+            for view in [View::Short(bytes), View::Answer(bytes)] {
+                assert_eq!(
+                    view.decode::<Bytes>().map_err(|e| e.to_string()),
+                    Bytes::decode(bytes).map_err(|e| e.to_string()),
+                    "{cut}"
+                );
+            }
         }
     }
 }

@@ -202,7 +202,7 @@ impl Cell {
             let answer = state.answer;
             state.answer.clear();
             drop(state);
-            let message = View::Short(answer.get().unwrap_or_default());
+            let message = View::Answer(answer.get().unwrap_or_default());
             return Poll::Ready(make(message, MetadataMap::new(), MetadataMap::new()));
         }
         drop(state);

@@ -17,7 +17,7 @@ fn read(cell: &Cell) -> (Vec<u8>, Option<Code>) {
     let mut cx = Context::from_waker(Waker::noop());
     loop {
         let first = |view: View<'_>| match view {
-            View::Short(bytes) => bytes[0],
+            View::Short(bytes) | View::Answer(bytes) => bytes[0],
             View::Shared(bytes) => bytes[0],
             View::Split(parts) => parts.head[0],
         };
