@@ -26,6 +26,8 @@ OUTSTANDING = [1, 4, 16, 64, 256, 1024, 4096, 10000]
 CONNECTIONS = [1, 8, 64, 256, 1000]
 PAYLOADS = [0, 32, 256, KIB, 4 * KIB, 16 * KIB, 32 * KIB, 64 * KIB, 128 * KIB, 256 * KIB,
             MIB, 4 * MIB, 16 * MIB, 64 * MIB]
+# Connections and calls open in all: who calls again first must not keep the others waiting.
+FAIR = [(1, 2), (1, 8), (8, 8), (64, 64), (1000, 64)]
 STREAMED = [32, 256, KIB, 4 * KIB, 64 * KIB]
 
 
@@ -58,7 +60,7 @@ MAIN = [lat(32), lat(4 * KIB), lat(MIB), thr(1, 64), thr(1, 1024), thr(8, 64), t
         stream(32)]
 # Those that only the pictures need.
 CURVES = ([thr(1, n) for n in OUTSTANDING] + [thr(n, n) for n in CONNECTIONS]
-          + [thr(n, 1024) for n in CONNECTIONS] + [lat(n) for n in PAYLOADS]
+          + [thr(n, 1024) for n in CONNECTIONS] + [thr(*pair) for pair in FAIR] + [lat(n) for n in PAYLOADS]
           + [stream(n) for n in STREAMED] + [IDLE])
 
 

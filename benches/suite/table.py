@@ -1,6 +1,6 @@
 """Tables in Markdown: every system's figures, and ours beside others'."""
 
-from cases import SYSTEMS, WIDE, jobs
+from cases import FAIR, SYSTEMS, WIDE, jobs, thr
 
 MARKS = ("<!-- figures: begin -->", "<!-- figures: end -->")
 
@@ -34,7 +34,7 @@ def cores(value):
 FIGURES = {
     "p50": ("p50_us", micros, True), "ops": ("ops_per_s", rate, False),
     "cpu": ("cpu_us", micros, True), "gb": ("gb_per_s", gigabytes, False),
-    "idle": ("cpu_cores", cores, True),
+    "idle": ("cpu_cores", cores, True), "tail": ("p99_us", micros, True),
 }
 TABLES = [
     ("One call at a time: median latency, and CPU of both ends per call",
@@ -48,6 +48,8 @@ TABLES = [
     ("1 MiB calls with 4 open (bytes each way), and one server stream of 32-byte messages",
      [("bw-1m", "bw-1m", "gb"), ("CPU per call", "bw-1m", "cpu"),
       ("stream-32", "stream-32", "ops"), ("CPU per message", "stream-32", "cpu")]),
+    ("Who waits longest: the 99th of a hundred 32-byte calls, and how many medians that is",
+     [(f"{calls} open on {conns}", thr(conns, calls).name, "tail") for conns, calls in FAIR]),
 ]
 
 UCX_SHM = "ucx-posix"
@@ -102,7 +104,10 @@ def written(results, system, case, kind):
     value = results.get(system, case, figure)
     if value is None:
         return "failed" if (system, case) in results.errors else ""
-    return write(value) + (" *" if results.noisy(system, case) else "")
+    text = write(value)
+    if kind == "tail":
+        text += f" = {three(value / results.get(system, case, 'p50_us'))} x"
+    return text + (" *" if results.noisy(system, case) else "")
 
 
 def ratio(results, ours, theirs, case, kind, their_case):
