@@ -180,6 +180,12 @@ pub trait Link: FrameSink + Send + 'static {
         true
     }
 
+    /// Whether something waits here that the look of a poll set does not find: it has been taken
+    /// from the device already, or is wished for.
+    fn holds_news(&self) -> bool {
+        self.may_have_news()
+    }
+
     /// How many such looks take about half a microsecond. A pause among them (up to 50 ns) would
     /// delay the news it falls on, and a pass (some 200 ns) more.
     fn looks_per_pass(&self) -> u32 {

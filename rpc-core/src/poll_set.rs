@@ -62,8 +62,9 @@ const LINGER_CHECK_NS: u64 = 1_000_000;
 /// Who is to be run when there is news, where it is, instead of being woken.
 pub(crate) trait Resume: Send + Sync {
     /// Moves it along. It has polled before, and watches again before this ends unless it has
-    /// another reason to be woken. `at`: the time, a moment ago. Must not panic.
-    fn resume(&self, at: Instant);
+    /// another reason to be woken, or wants another turn: `true`, once those have run whom it has
+    /// woken. `at`: the time, a moment ago. Must not panic.
+    fn resume(&self, at: Instant) -> bool;
 
     /// Has it moved along by its task: the set is going away.
     fn wake(&self);
@@ -186,12 +187,16 @@ struct Entry {
 }
 
 impl Entry {
-    /// Wakes the owner, or runs it, if it waits; whether it did.
+    /// Wakes the owner, or runs it, if it waits; whether it did. Who wants another turn goes `again`.
     #[inline]
-    fn rouse(&self, at: Instant) -> bool {
+    fn rouse(&self, at: Instant, again: &mut Vec<Arc<dyn Resume>>) -> bool {
         let Some(waker) = self.watched.rouse(RESTING) else { return false };
         match (&self.owner, waker) {
-            (Some(owner), _) => owner.resume(at),
+            (Some(owner), _) => {
+                if owner.resume(at) {
+                    again.push(Arc::clone(owner));
+                }
+            }
             (None, Some(waker)) => waker.wake(),
             (None, None) => {}
         }
@@ -351,6 +356,8 @@ impl PollSet {
 struct Scanner {
     shared: Arc<Shared>,
     entries: Vec<Entry>,
+    /// Who wants another turn.
+    again: Vec<Arc<dyn Resume>>,
     next: usize,
     scan: u64,
     /// The least patience of any entry that came.
@@ -363,6 +370,7 @@ impl Scanner {
         Scanner {
             shared,
             entries: Vec::new(),
+            again: Vec::new(),
             next: 0,
             scan: 0,
             least_patience_ns: u64::MAX,
@@ -376,6 +384,17 @@ impl Scanner {
             self.least_patience_ns = self.least_patience_ns.min(patience_ns);
             self.entries.push(entry);
         }
+    }
+
+    /// Gives another turn to those who want one; how many they were.
+    fn turn_again(&mut self) -> usize {
+        let count = self.again.len();
+        if count > 0 {
+            let at = now();
+            let more = self.again.drain(..).filter(|owner| owner.resume(at)).collect();
+            self.again = more;
+        }
+        count
     }
 
     /// Looks at entries until some have news, and wakes those; how many they were.
@@ -417,7 +436,7 @@ impl Scanner {
         while found != 0 {
             let index = found.trailing_zeros();
             found &= found - 1;
-            if self.entries[range.start + index as usize].rouse(at) {
+            if self.entries[range.start + index as usize].rouse(at, &mut self.again) {
                 woken += 1;
             } else {
                 leaving |= 1 << index;
@@ -462,7 +481,7 @@ impl Scanner {
             let patience_ns = watched.patience_ns.load(Ordering::Relaxed);
             let waited_ns = now_ns.saturating_sub(watched.since_ns.load(Ordering::Relaxed));
             if patience_ns != u64::MAX && (quiet_ns >= patience_ns || waited_ns >= linger_ns) {
-                entry.rouse(at);
+                entry.rouse(at, &mut self.again);
             }
         }
     }
@@ -481,7 +500,7 @@ impl Future for Scanner {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.get_mut();
         this.take_newcomers();
-        let (mut looks, mut woken) = (0, 0);
+        let (mut looks, mut woken) = (0, this.turn_again());
         for _ in 0..ROUNDS_PER_TURN {
             looks += this.entries.len().min(LOOKS_PER_ROUND);
             woken += this.round();
@@ -489,7 +508,7 @@ impl Future for Scanner {
                 break;
             }
         }
-        if this.entries.is_empty() && this.may_end() {
+        if this.entries.is_empty() && this.again.is_empty() && this.may_end() {
             return Poll::Ready(());
         }
         if woken > 0 {
@@ -514,6 +533,7 @@ impl Drop for Scanner {
     /// With entries left, the runtime is shutting down: their owners must not wait for a task
     /// that is gone.
     fn drop(&mut self) {
+        self.again.drain(..).for_each(|owner| owner.wake());
         if self.entries.is_empty() {
             return;
         }

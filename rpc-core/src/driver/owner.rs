@@ -353,9 +353,9 @@ impl<L: Link> Owner<L> {
             self.wake_napper();
         }
         let Some(sleeper) = self.sleeper.as_ref().filter(|_| self.asleep) else { return };
-        // A set looks at a level: as long as nothing was taken from the link it is as good as armed.
-        let watched = self.sleeps_in.is_some()
-            && self.link.as_ref().is_some_and(|link| !link.may_have_news());
+        // A set looks at a level: what has come it finds, as long as nothing was taken by the link.
+        let watched =
+            self.sleeps_in.is_some() && self.link.as_ref().is_some_and(|link| !link.holds_news());
         let early = self
             .session
             .poll_timeout()

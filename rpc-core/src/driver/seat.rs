@@ -37,6 +37,10 @@ pub(crate) trait Sitter: Send + 'static {
     /// The same by the poll set, which has found news and looked at the clock a moment ago.
     fn resume(&mut self, at: Instant, cx: &mut Context<'_>) -> Poll<Ended>;
 
+    /// Whether it wants another turn of the set, once those have run whom it has woken. Asked once
+    /// after each.
+    fn wants_turn(&mut self) -> bool;
+
     /// The set that may do so, if it waits in one.
     fn set(&mut self) -> Option<&mut PollSet>;
 }
@@ -116,11 +120,14 @@ impl<D> Seat<D> {
 }
 
 impl<D: Sitter> Resume for Seat<D> {
-    fn resume(&self, at: Instant) {
-        let Some(mut guard) = self.lock_or_mark(MISSED) else { return };
+    fn resume(&self, at: Instant) -> bool {
+        let Some(mut guard) = self.lock_or_mark(MISSED) else { return false };
         let place = &mut *guard;
-        // Until its task polls it for the first time it waits for nothing.
-        let Some(task) = place.task.take() else { return self.let_go(guard) };
+        let Some(task) = place.task.take() else {
+            // Until its task polls it for the first time it waits for nothing.
+            self.let_go(guard);
+            return false;
+        };
         // What panics in a task ends that task, and must not end the set's.
         let polled = catch_unwind(AssertUnwindSafe(|| {
             place.act(|sitter| sitter.resume(at, &mut Context::from_waker(&task)))
@@ -128,7 +135,9 @@ impl<D: Sitter> Resume for Seat<D> {
         let ended = match polled {
             Ok(Poll::Pending) => {
                 place.task = Some(task);
-                return self.let_go(guard);
+                let again = place.sitter.as_mut().is_some_and(Sitter::wants_turn);
+                self.let_go(guard);
+                return again;
             }
             Ok(Poll::Ready(ended)) => Ok(ended),
             Err(panic) => Err(panic),
@@ -138,6 +147,7 @@ impl<D: Sitter> Resume for Seat<D> {
         self.let_go(guard);
         drop(sitter);
         task.wake();
+        false
     }
 
     fn wake(&self) {

@@ -31,6 +31,10 @@ const MAX_EAGER_PASSES: u32 = 64;
 /// The most connections that poll by themselves: one for each thread of the runtime, but not more.
 const MOST_BY_THEMSELVES: usize = 15;
 
+/// After so many answers at once the driver lets everything run that is ready, and not only those it
+/// has woken: the calls they make next leave together, and more has come by then.
+const MANY_ANSWERS: usize = 6;
+
 /// How long an idle connection sleeps at most before it looks at its timers. Any value works; it
 /// only saves re-arming a timer for the first call after a pause.
 pub(super) const IDLE_ALARM: Duration = Duration::from_secs(10);
@@ -65,6 +69,10 @@ pub(crate) struct Driver<L: Link, A> {
     now_is_stale: bool,
     /// What whoever runs this said of the time; for the first turn.
     told: Option<Instant>,
+    /// The set runs this, and not its task.
+    resumed: bool,
+    /// It wants another turn of the set.
+    wants_turn: bool,
     last_news: Instant,
     /// There was news after that; the next turn that reads the clock takes it for when.
     undated_news: bool,
@@ -137,6 +145,8 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
             now,
             now_is_stale: true,
             told: None,
+            resumed: false,
+            wants_turn: false,
             last_news: now,
             undated_news: false,
             last_call: now,
@@ -186,7 +196,7 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
                 (true, _) => Turn::Drained,
                 // On a client, news is for somebody. On a server it mostly is for handlers that
                 // run right here; but who waits for a long message is a task.
-                (_, true) if delivered => Turn::Delivered { several: owner.received > 1 },
+                (_, true) if delivered => Turn::Delivered(owner.received),
                 (_, true) => Turn::News,
                 (_, false) if owner.nap(driver, connection.is_crowded()) => Turn::Nap,
                 (_, false) => Turn::Quiet,
@@ -201,11 +211,11 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
             }
             batch.clear();
             self.now_is_stale = true;
-            if !matches!(turn, Turn::Over(_) | Turn::Delivered { .. }) {
+            if !matches!(turn, Turn::Over(_) | Turn::Delivered(_)) {
                 turn = Turn::News;
             }
         }
-        if matches!(turn, Turn::News | Turn::Delivered { .. }) {
+        if matches!(turn, Turn::News | Turn::Delivered(_)) {
             self.undated_news = true;
             if (1..=self.eager_passes).contains(&self.quiet_passes) {
                 self.eager_passes = (self.eager_passes * 2).min(MAX_EAGER_PASSES);
@@ -291,10 +301,8 @@ enum Quiet {
 /// What one turn found.
 enum Turn {
     News,
-    /// News that tasks of this runtime wait for; several of them, perhaps.
-    Delivered {
-        several: bool,
-    },
+    /// News that tasks of this runtime wait for: so many of them, about.
+    Delivered(usize),
     Quiet,
     /// Nothing, and a caller polls the link.
     Nap,
@@ -306,12 +314,18 @@ enum Turn {
 impl<L: Link, A: Arrivals> Sitter for Driver<L, A> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
         self.now_is_stale = true;
+        (self.resumed, self.wants_turn) = (false, false);
         self.run(cx)
     }
 
     fn resume(&mut self, at: Instant, cx: &mut Context<'_>) -> Poll<Ended> {
         self.told = Some(at);
+        self.resumed = true;
         self.run(cx)
+    }
+
+    fn wants_turn(&mut self) -> bool {
+        std::mem::take(&mut self.wants_turn)
     }
 
     fn set(&mut self) -> Option<&mut PollSet> {
@@ -330,6 +344,7 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
             return self.poll_closing(cx);
         }
         self.count_awake(true);
+        let mut lets_all_run = false;
         for _ in 0..PASSES_PER_TURN {
             let turn = self.turn(cx.waker());
             if turn.is_some() {
@@ -352,12 +367,15 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
                 Some(Turn::Over(ended)) => return self.close(ended, cx),
                 Some(Turn::Drained) => return self.close(Ended::Drained, cx),
                 // Let them have it. What they send then may leave together.
-                Some(Turn::Delivered { several: true }) => break,
-                Some(turn @ (Turn::Delivered { .. } | Turn::News)) => {
+                Some(Turn::Delivered(count)) if count > 1 => {
+                    lets_all_run = count >= MANY_ANSWERS;
+                    break;
+                }
+                Some(turn @ (Turn::Delivered(_) | Turn::News)) => {
                     if self.is_one_of_many() && self.poll_sleep(cx, true).is_pending() {
                         return Poll::Pending;
                     }
-                    if matches!(turn, Turn::Delivered { .. }) {
+                    if matches!(turn, Turn::Delivered(_)) {
                         break;
                     }
                 }
@@ -382,6 +400,10 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
             }
         }
         self.look_at_life(cx);
+        if self.resumed && !lets_all_run && self.is_one_of_many() {
+            self.wants_turn = true;
+            return Poll::Pending;
+        }
         // Unlike waking ourselves, this lets the runtime look at its sockets and run whatever
         // waits, the future given to `block_on` included, before we go on.
         if std::pin::pin!(tokio::task::yield_now()).poll(cx).is_ready() {

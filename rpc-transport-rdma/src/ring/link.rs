@@ -452,11 +452,16 @@ impl<Q: QueuePair> Link for RingLink<Q> {
     }
 
     fn may_have_news(&self) -> bool {
-        let (sender, receiver) = (&self.sender, &self.receiver);
         if self.queue_pair.may_have_completions() {
+            let receiver = &self.receiver;
             receiver.ring.prefetch(receiver.credits.next_offset());
             return true;
         }
+        self.holds_news()
+    }
+
+    fn holds_news(&self) -> bool {
+        let (sender, receiver) = (&self.sender, &self.receiver);
         self.has_received()
             || self.has_unsent()
             || sender.want_room.is_some()

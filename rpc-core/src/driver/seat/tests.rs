@@ -63,6 +63,10 @@ impl Sitter for Rig {
         self.run(cx)
     }
 
+    fn wants_turn(&mut self) -> bool {
+        false
+    }
+
     fn set(&mut self) -> Option<&mut PollSet> {
         Some(&mut self.set)
     }
@@ -173,6 +177,10 @@ impl Sitter for Slow {
 
     fn resume(&mut self, _: Instant, _: &mut Context<'_>) -> Poll<Ended> {
         self.run()
+    }
+
+    fn wants_turn(&mut self) -> bool {
+        false
     }
 
     fn set(&mut self) -> Option<&mut PollSet> {
