@@ -8,7 +8,7 @@
 //!       link.rs       ordered, reliable frames (implemented by the transports)
 //! ```
 //!
-//! `poll_set.rs` is where a runtime polls for all its connections at once.
+//! `poll_set/` is where a runtime polls for all its connections at once.
 //!
 //! Programs use the facade, `rdma-rpc`; transports use [`link`], [`poll_set`] and [`upgrade`].
 #![deny(unsafe_code)]
@@ -18,6 +18,7 @@ pub mod client;
 mod codec;
 #[doc(hidden)]
 pub mod codegen;
+mod crowd;
 mod driver;
 pub mod extensions;
 #[allow(unsafe_code)]

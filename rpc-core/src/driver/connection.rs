@@ -13,10 +13,10 @@ use super::conn::{Begun, Conn, OpenRequest, Watch};
 use super::job::{Job, OwnedOpen};
 use super::owner::{Failure, Owner};
 use super::progress::Progress;
+use crate::crowd::Crowd;
 use crate::link::{Link, LinkError, LinkInfo};
 use crate::metadata::MetadataMap;
 use crate::patience::Patience;
-use crate::poll_set::Crowd;
 use crate::session::{Batch, Encode, Role, Session, SessionConfig, StreamId};
 use crate::status::Status;
 

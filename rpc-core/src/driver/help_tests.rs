@@ -1,4 +1,5 @@
-//! A caller that polls in place, and an answer that takes a link several turns to bring.
+//! A caller that polls in place, calls that leave together, and an answer that takes a link several
+//! turns to bring.
 
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -13,11 +14,11 @@ use super::connection::Connection;
 use super::owner::Owner;
 use super::progress::{Progress, ProgressMode};
 use super::tests::Rigged;
+use crate::crowd::Crowd;
 use crate::link::FrameSink;
 use crate::memory::{MemoryConfig, MemoryLink, pair};
 use crate::metadata::MetadataMap;
 use crate::patience::OTHERS_TURN;
-use crate::poll_set::Crowd;
 use crate::session::{Encode, Role, Session, SessionConfig};
 
 /// Turns that a pull takes.
@@ -168,4 +169,22 @@ async fn a_caller_in_place_waits_for_the_message_and_not_only_for_the_word_that_
     let next = Arc::<Cell>::default();
     client.with_owner(|owner| assert!(!owner.has_one_caller()));
     assert!(!client.help(&next));
+}
+
+#[test]
+fn half_of_the_open_calls_leave_at_a_time_and_the_first_ones_at_once() {
+    let mut pair = Pair::new(0);
+    let mut arrived = 0;
+    let mut after_each_call = || {
+        pair.open();
+        pair.server.pass(&mut |_, _| Some(1 << 20));
+        arrived += pair.server.calls.batch.arrivals.drain(..).count();
+        arrived
+    };
+    let arrived: Vec<_> = (0..14).map(|_| after_each_call()).collect();
+    // Of the fourth call on half of the calls is more than one.
+    assert_eq!(arrived, [1, 2, 3, 3, 5, 5, 5, 5, 9, 9, 9, 9, 9, 9]);
+    pair.client.flush();
+    pair.server.pass(&mut |_, _| Some(1 << 20));
+    assert_eq!(pair.server.calls.batch.arrivals.len(), 5, "the driver's turn brings the rest");
 }

@@ -1,7 +1,8 @@
 //! No wake-up is lost, idle sets end, and patience is kept.
 
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::sync::atomic::AtomicU64;
+use std::task::Poll;
 use std::thread;
 
 use super::*;

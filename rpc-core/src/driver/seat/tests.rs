@@ -1,7 +1,10 @@
 //! Task and set move the same thing along, and neither misses what the other leaves.
 
+use std::sync::Mutex;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
+
+use tokio::sync::Notify;
 
 use super::*;
 use crate::driver::now;
@@ -222,4 +225,69 @@ fn news_for_a_driver_that_is_taken_is_not_lost() {
     }
     let ended = runtime.block_on(task);
     assert!(ended.is_err());
+}
+
+/// Wakes a caller when the set runs it first, and wants another turn.
+struct Twice {
+    set: PollSet,
+    entry: Arc<Watched<Count>>,
+    log: Arc<Mutex<Vec<&'static str>>>,
+    caller: Arc<Notify>,
+    wants_turn: bool,
+}
+
+impl Sitter for Twice {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
+        self.log.lock().unwrap().push("polled");
+        self.set.watch(&self.entry, cx.waker());
+        Poll::Pending
+    }
+
+    fn resume(&mut self, _: Instant, _: &mut Context<'_>) -> Poll<Ended> {
+        let count = self.entry.source();
+        let come = count.come.load(Ordering::Acquire);
+        self.wants_turn = count.taken.swap(come, Ordering::AcqRel) < come;
+        self.log.lock().unwrap().push(if self.wants_turn { "resumed" } else { "resumed again" });
+        self.caller.notify_one();
+        if self.wants_turn { Poll::Pending } else { Poll::Ready(Ended::Drained) }
+    }
+
+    fn wants_turn(&mut self) -> bool {
+        std::mem::take(&mut self.wants_turn)
+    }
+
+    fn set(&mut self) -> Option<&mut PollSet> {
+        Some(&mut self.set)
+    }
+}
+
+impl Drop for Twice {
+    fn drop(&mut self) {
+        self.entry.leave();
+    }
+}
+
+#[tokio::test]
+async fn another_turn_comes_after_those_that_were_woken() {
+    let (log, caller) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Notify::new()));
+    let entry = Watched::new(Count::default());
+    let task = tokio::spawn(Seated::new(Twice {
+        set: PollSet::current(None),
+        entry: Arc::clone(&entry),
+        log: Arc::clone(&log),
+        caller: Arc::clone(&caller),
+        wants_turn: false,
+    }));
+    let waiting = tokio::spawn({
+        let log = Arc::clone(&log);
+        async move {
+            caller.notified().await;
+            log.lock().unwrap().push("caller");
+        }
+    });
+    tokio::task::yield_now().await;
+    entry.source().come.fetch_add(1, Ordering::AcqRel);
+    assert!(matches!(task.await, Ok(Ended::Drained)));
+    waiting.await.unwrap();
+    assert_eq!(*log.lock().unwrap(), ["polled", "resumed", "caller", "resumed again"]);
 }

@@ -1,0 +1,30 @@
+//! How busy a runtime is with connections that poll.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+
+use crate::patience::Patience;
+
+/// How busy a runtime is, as far as its polling connections and their callers go.
+#[derive(Debug)]
+pub(crate) struct Crowd {
+    /// The runtime's.
+    pub(crate) threads: usize,
+    /// Connections that poll, by themselves or in the set; not those asleep in the kernel.
+    pub(crate) awake: AtomicUsize,
+    /// Calls that wait for their answer.
+    pub(crate) waiting_calls: AtomicUsize,
+    /// Whether callers had better not poll.
+    pub(crate) patience: Patience,
+}
+
+impl Crowd {
+    pub(crate) fn new(threads: usize) -> Arc<Crowd> {
+        Arc::new(Crowd {
+            threads,
+            awake: AtomicUsize::new(0),
+            waiting_calls: AtomicUsize::new(0),
+            patience: Patience::default(),
+        })
+    }
+}
