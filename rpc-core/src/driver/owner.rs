@@ -120,6 +120,8 @@ pub(super) struct Owner<L> {
     /// program's answer to the peer, who would wait in vain otherwise.
     pub(super) pull_due: bool,
     pub(super) flush_frames: u32,
+    /// They leave in halves.
+    pub(super) flushes_early: bool,
     /// Since when nothing is left but bulk messages the peer has not pulled.
     only_bulks_since: Option<Instant>,
     /// That has lasted too long.
@@ -150,6 +152,7 @@ impl<L: Link> Owner<L> {
             received: 0,
             pull_due: false,
             flush_frames: link.flush_frames(),
+            flushes_early: link.flushes_early(),
             only_bulks_since: None,
             bulk_wait_over: false,
             alarm: None,

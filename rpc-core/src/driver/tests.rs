@@ -102,6 +102,10 @@ impl Link for Rigged {
         self.link.flush()
     }
 
+    fn flushes_early(&self) -> bool {
+        true
+    }
+
     fn receive(&mut self) -> Result<Option<Received<'_>>, LinkError> {
         (self.at_receive)();
         if let Some((ticket, descriptor, len)) = self.pull {

@@ -438,6 +438,10 @@ impl<Q: QueuePair> Link for RingLink<Q> {
         FLUSH_FRAMES
     }
 
+    fn flushes_early(&self) -> bool {
+        true
+    }
+
     #[inline]
     fn receive(&mut self) -> Result<Option<Received<'_>>, LinkError> {
         self.check_over()?;
