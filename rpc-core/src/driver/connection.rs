@@ -202,9 +202,9 @@ impl<L: Link> Connection<L> {
 
     /// Whether what was just committed may wait for the next flush: more of it is on its way on
     /// this thread, or calls are open whose answers the driver waits for while it is awake, so
-    /// that it flushes soon. Where a flush costs little, half of these calls leave at a time: if all
-    /// did, this end would wait for the peer and then the peer for it. A call alone on its connection
-    /// never waits.
+    /// that it flushes soon. Where a flush costs little and the peer need not be woken for it, half of
+    /// these calls leave at a time: if all did, this end would wait for the peer and then the peer for
+    /// it. A call alone on its connection never waits.
     fn may_wait(&self, owner: &mut Owner<L>, hold: bool, message_bytes: usize) -> bool {
         // A long message is reason enough: the peer is to begin with it while the next is made.
         owner.unflushed += 1 + (message_bytes / BYTES_OF_A_FRAME) as u32;
@@ -212,7 +212,9 @@ impl<L: Link> Connection<L> {
             _ if hold || CORKED.get() == self.address() => owner.flush_frames,
             0 | 1 => 0,
             _ if owner.asleep => 0,
-            open if owner.flushes_early => owner.flush_frames.min(open / 2),
+            open if owner.flushes_early && self.progress.polls() => {
+                owner.flush_frames.min(open / 2)
+            }
             _ => owner.flush_frames,
         };
         owner.unflushed < gather

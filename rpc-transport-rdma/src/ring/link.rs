@@ -23,8 +23,9 @@ use super::send_queue::SendQueue;
 use super::staging::Staging;
 use crate::verbs::{QueuePair, Region, RemoteAddr, VerbError};
 
-/// A burst costs about as much as a call, so that more of them together would save little.
-const FLUSH_FRAMES: u32 = 32;
+/// A burst costs about as much as a call, so that more frames together would save little; and a peer
+/// that sleeps is woken the later.
+const FLUSH_FRAMES: u32 = 16;
 
 /// What is needed to send.
 pub(super) struct Sender<R> {
