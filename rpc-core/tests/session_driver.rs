@@ -20,14 +20,14 @@ use rdma_rpc_core::wire::{Header, Kind, flag};
 use rdma_rpc_core::{Code, Progress, ProgressMode, Request, RequestSeen, Status, Streaming};
 use support::*;
 
-/// Gives the one connection it has.
-struct Given(Mutex<Option<ClientConnection>>);
+/// Gives the connections it has, the last first.
+struct Given(Mutex<Vec<ClientConnection>>);
 
 impl Connector for Given {
     fn connect(
         &self,
     ) -> Pin<Box<dyn Future<Output = Result<ClientConnection, ConnectError>> + Send + '_>> {
-        let connection = self.0.lock().unwrap().take();
+        let connection = self.0.lock().unwrap().pop();
         Box::pin(async move { connection.ok_or_else(|| ConnectError::new("only one")) })
     }
 
@@ -52,10 +52,20 @@ fn scripted(max_streams: u64) -> Scripted {
 }
 
 fn scripted_in(config: ConnectionConfig, max_streams: u64) -> Scripted {
+    scripted_with(config, max_streams, Vec::new())
+}
+
+/// With more connections for later.
+fn scripted_with(
+    config: ConnectionConfig,
+    max_streams: u64,
+    mut connections: Vec<ClientConnection>,
+) -> Scripted {
     let (near, far) = pair(MemoryConfig::default());
     let (connection, driving) = connect_link(near, config, "a test");
     let ended = tokio::spawn(driving);
-    let channel = Channel::lazy(Given(Mutex::new(Some(connection))), ReconnectPolicy::default());
+    connections.push(connection);
+    let channel = Channel::lazy(Given(Mutex::new(connections)), ReconnectPolicy::default());
     let mut scripted = Scripted { client: Client::new(channel), far, ended };
     let mut settings = Vec::new();
     settings.extend_from_slice(&1u16.to_le_bytes());
@@ -135,6 +145,25 @@ async fn a_call_that_never_left_a_broken_connection_can_be_made_again() {
     let status = second.await.unwrap().unwrap_err();
     assert!(status.message().contains("only one"), "{status}");
     assert_eq!((status.code(), status.request_seen()), (Code::Unavailable, RequestSeen::NeverSent));
+}
+
+#[tokio::test]
+async fn a_connection_that_was_replaced_is_closed_though_the_server_would_keep_it() {
+    let (near, _second) = pair(MemoryConfig::default());
+    let (second, driving) = connect_link(near, event_mode(), "for later");
+    tokio::spawn(driving);
+    let mut scripted = scripted_with(event_mode(), 10, vec![second]);
+    let open = scripted.call(None);
+    let (request, _) = scripted.hears(Kind::Request).await;
+    scripted.say(Header::new(Kind::GoAway, 0).wide(1), b"moving");
+    tokio::task::yield_now().await;
+    let _later = scripted.call(None);
+    tokio::task::yield_now().await;
+    assert!(!scripted.ended.is_finished(), "not before its open call");
+    scripted.say(Header::new(Kind::Response, request.stream), &[]);
+    open.await.unwrap().unwrap();
+    let ended = tokio::time::timeout(Duration::from_secs(10), scripted.ended).await;
+    assert!(ended.expect("it closes").unwrap().is_none());
 }
 
 #[tokio::test]

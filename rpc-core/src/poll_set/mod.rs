@@ -4,8 +4,8 @@
 //! thousand of them leave no time for work. So a connection with nothing to do joins the set of
 //! its runtime (of its worker, where a server has workers): it leaves something to look at, a
 //! word or two, and a waker. One task looks at all of them, round after round, without a system
-//! call, and wakes those that have news ([`scanner`]). Where the runtime has one thread it runs them
-//! instead, where they are ([`Resume`]).
+//! call, and wakes those that have news (`scanner.rs`). Where the runtime has one thread it runs them
+//! instead, where they are (`Resume`).
 //!
 //! # Why no wake-up is lost
 //!

@@ -245,10 +245,10 @@ impl Drop for Scanner {
     /// With entries left, the runtime is shutting down: their owners must not wait for a task
     /// that is gone.
     fn drop(&mut self) {
-        self.again.drain(..).for_each(|owner| owner.wake());
-        if self.entries.is_empty() {
+        if self.entries.is_empty() && self.again.is_empty() {
             return;
         }
+        self.again.drain(..).for_each(|owner| owner.wake());
         self.take_newcomers();
         self.entries.drain(..).for_each(|entry| entry.let_go());
         self.shared.scanning.store(false, Ordering::Release);

@@ -51,6 +51,10 @@ impl fmt::Debug for ServerConnection {
 
 /// Serves one connection: the future drives it and runs its handlers, to be spawned or awaited
 /// inside a tokio runtime. It ends with the reason, or `None` after an orderly shutdown.
+///
+/// On a runtime of one thread with several connections that poll, another task of the runtime may run
+/// the handlers in its stead: do not count on what belongs to the task that polls it, such as
+/// task-local values or a span it is instrumented with.
 pub fn serve_connection<L: Link>(
     link: L,
     router: Arc<Router>,
