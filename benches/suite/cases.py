@@ -60,7 +60,8 @@ MAIN = [lat(32), lat(4 * KIB), lat(MIB), thr(1, 64), thr(1, 1024), thr(8, 64), t
         stream(32)]
 # Those that only the pictures need.
 CURVES = ([thr(1, n) for n in OUTSTANDING] + [thr(n, n) for n in CONNECTIONS]
-          + [thr(n, 1024) for n in CONNECTIONS] + [thr(*pair) for pair in FAIR] + [lat(n) for n in PAYLOADS]
+          + [thr(n, 1024) for n in CONNECTIONS] + [thr(*pair) for pair in FAIR]
+          + [lat(n) for n in PAYLOADS]
           + [stream(n) for n in STREAMED] + [IDLE])
 
 

@@ -106,6 +106,7 @@ impl<D> Seat<D> {
         }
     }
 
+    /// Wakes the task, and drops what it has left behind if it is gone.
     #[cold]
     fn make_good(&self, marks: u8) {
         let Some(mut place) = self.lock_or_mark(marks) else { return };
@@ -151,12 +152,7 @@ impl<D: Sitter> Resume for Seat<D> {
     }
 
     fn wake(&self) {
-        let Some(place) = self.lock_or_mark(MISSED) else { return };
-        let task = place.task.clone();
-        self.let_go(place);
-        if let Some(task) = task {
-            task.wake();
-        }
+        self.make_good(MISSED);
     }
 }
 

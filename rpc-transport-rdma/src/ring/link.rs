@@ -129,7 +129,7 @@ pub(super) struct Ending {
 
 impl Ending {
     /// Whether anything of it has happened.
-    pub(super) fn has_begun(&self) -> bool {
+    fn has_begun(&self) -> bool {
         self.failed.is_some()
             || self.peer_closed
             || self.closing

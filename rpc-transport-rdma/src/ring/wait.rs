@@ -53,15 +53,12 @@ impl<Q: QueuePair> RingLink<Q> {
     /// can have news.
     #[inline]
     fn is_calm(&self) -> bool {
-        let (sender, receiver) = (&self.sender, &self.receiver);
-        let waits = sender.flush_blocked
-            || sender.want_room.is_some()
-            || sender.want_bulk.is_some()
-            || receiver.want_pull.is_some()
-            || receiver.credit_due
+        let waits = self.sender.flush_blocked
+            || self.receiver.credit_due
             || self.starved
-            || self.device_full;
-        !waits && !self.has_received() && self.pulls.is_idle() && !self.ending.has_begun()
+            || self.device_full
+            || !self.pulls.is_idle();
+        !waits && !self.holds_news()
     }
 
     /// The part of sleeping that `wait_ready` and `wait_closed` share: asks for credit, gives
