@@ -363,6 +363,10 @@ pub trait QueuePair: Send + 'static {
     /// What will be touched when something comes: a hint, for whoever looks before the owner does.
     fn expect(&mut self, _next: &Expected<'_, Self::Region>) {}
 
+    /// A WRITE of about `len_bytes` will probably go to `to` next: a hint, for memory the peer has read
+    /// since it was written.
+    fn will_write(&self, _to: RemoteAddr, _len_bytes: usize) {}
+
     /// As [`QueuePair::poll_event`], but woken by `set`, which polls, instead of by the kernel:
     /// nothing is armed, so the peer (or the NIC) makes no effort to wake us. What only the
     /// kernel can tell still wakes through it.

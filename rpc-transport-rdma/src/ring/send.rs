@@ -79,7 +79,7 @@ impl<Q: QueuePair> RingLink<Q> {
         self.sender.staging.pop_front();
         self.receiver.credits.mark_told();
         self.read_was_last = false;
-        self.expect();
+        self.foresee();
         Ok(true)
     }
 

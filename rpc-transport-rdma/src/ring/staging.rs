@@ -36,6 +36,8 @@ struct Reserved {
     burst: Burst,
     /// Whether that is a new burst, not the open one.
     begins: bool,
+    /// If so, the bytes that were under way before it.
+    held: u64,
     /// Up to here further frames may join it.
     joinable_until: u64,
 }
@@ -47,6 +49,15 @@ pub(super) struct Slot {
     pub(super) offset: usize,
     /// Its length.
     pub(super) slot_bytes: usize,
+}
+
+/// Where the next burst will probably lie: a hint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Ahead {
+    /// Its ring offset.
+    pub(super) offset: usize,
+    /// How much of it may be written already.
+    pub(super) len_bytes: usize,
 }
 
 /// Committed frames, in bursts, oldest first.
@@ -64,6 +75,9 @@ pub(super) struct Staging {
     /// Frames that end here at the latest may join the last burst; nothing else was to be looked
     /// at when it was. 0: none.
     joinable_until: u64,
+    /// The length of the burst that left last, and what was under way when the last one began.
+    last_burst_bytes: u64,
+    last_held: u64,
 }
 
 impl Staging {
@@ -75,6 +89,8 @@ impl Staging {
             bursts: VecDeque::with_capacity(8),
             reserved: None,
             joinable_until: 0,
+            last_burst_bytes: 0,
+            last_held: 0,
         }
     }
 
@@ -97,16 +113,13 @@ impl Staging {
             grown <= self.max_burst_bytes
                 && self.offset(open.start) as u64 + grown <= self.ring_bytes
         });
+        // What the peer or our own device still holds.
+        let held = (self.head + self.ring_bytes).saturating_sub(limit);
         let (at, burst, begins) = if let Some(open) = joins {
             (open.end, Burst { end: open.end + slot, ..*open }, false)
         } else {
-            let offset = self.offset(self.head) as u64;
             let total = BURST_HEADER_BYTES + slot;
-            // What the peer or our own device still holds.
-            let held = (self.head + self.ring_bytes).saturating_sub(limit);
-            let calm = self.bursts.is_empty() && offset >= (CALM_BYTES + held + total) * 2;
-            let skip = calm || offset + total > self.ring_bytes;
-            let start = if skip { self.head + (self.ring_bytes - offset) } else { self.head };
+            let (start, skip) = self.begin(total, held);
             (start + BURST_HEADER_BYTES, Burst { start, end: start + total, skip }, true)
         };
         if burst.end > limit {
@@ -115,12 +128,24 @@ impl Staging {
         let ring_end = burst.start - self.offset(burst.start) as u64 + self.ring_bytes;
         // The limit only grows.
         let joinable_until = limit.min(burst.start + self.max_burst_bytes).min(ring_end);
-        Some(Reserved { at, burst, begins, joinable_until })
+        Some(Reserved { at, burst, begins, held, joinable_until })
     }
 
-    /// Where the next burst will probably begin.
-    pub(super) fn next_offset(&self, limit: u64) -> usize {
-        self.offset(self.place(0, limit).map_or(self.head, |place| place.burst.start))
+    /// Where a burst of `total` bytes begins while `held` are under way, and whether bytes up to the
+    /// ring's end are skipped for it.
+    fn begin(&self, total: u64, held: u64) -> (u64, bool) {
+        let offset = self.offset(self.head) as u64;
+        let calm = self.bursts.is_empty() && offset >= (CALM_BYTES + held + total) * 2;
+        let skip = calm || offset + total > self.ring_bytes;
+        (if skip { self.head + (self.ring_bytes - offset) } else { self.head }, skip)
+    }
+
+    /// Where the next burst will lie if it is like the last one, and positions up to `limit` may be
+    /// written.
+    pub(super) fn ahead(&self, limit: u64) -> Ahead {
+        let (start, _) = self.begin(self.last_burst_bytes, self.last_held);
+        let len_bytes = self.last_burst_bytes.min(limit.saturating_sub(start)) as usize;
+        Ahead { offset: self.offset(start), len_bytes }
     }
 
     /// Whether `reserve` would find room.
@@ -142,6 +167,7 @@ impl Staging {
             at: self.head,
             burst: Burst { end, ..*open },
             begins: false,
+            held: 0,
             joinable_until: self.joinable_until,
         });
         Some(Slot { offset: self.offset(self.head), slot_bytes: slot_bytes as usize })
@@ -161,6 +187,7 @@ impl Staging {
         self.head = reserved.burst.end;
         self.joinable_until = reserved.joinable_until;
         if reserved.begins {
+            self.last_held = reserved.held;
             self.bursts.push_back(reserved.burst);
         } else if let Some(open) = self.bursts.back_mut() {
             open.end = reserved.burst.end;
@@ -174,7 +201,9 @@ impl Staging {
 
     /// The front burst was posted.
     pub(super) fn pop_front(&mut self) {
-        self.bursts.pop_front();
+        if let Some(burst) = self.bursts.pop_front() {
+            self.last_burst_bytes = burst.len_bytes();
+        }
         // A frame reserved into the burst that has just left cannot join it any more.
         self.reserved = None;
         if self.bursts.is_empty() {
@@ -258,6 +287,36 @@ mod tests {
             limit = burst.end + RING;
         }
         assert!(lap_ends.len() >= 14, "{lap_ends:?}");
+    }
+
+    #[test]
+    fn what_lies_ahead_of_a_call_is_where_the_next_one_goes() {
+        for (len, ring_bytes) in [(32, RING), (1000, RING), (4000, RING), (6000, RING), (32, 256)] {
+            let mut staging = Staging::new(ring_bytes);
+            let mut skips = 0;
+            for call in 0..100 {
+                // The answer to the one before has said that it was taken.
+                let limit = staging.head + ring_bytes;
+                let before = staging.ahead(limit);
+                staging.reserve(len, limit).unwrap();
+                staging.commit();
+                let burst = staging.front().unwrap();
+                skips += u32::from(burst.skip);
+                staging.pop_front();
+                // The hint is given before that answer has come.
+                let ahead = staging.ahead(limit);
+                let (offset, len_bytes) = (staging.offset(burst.start), burst.len_bytes() as usize);
+                if call > 0 {
+                    assert_eq!(before, Ahead { offset, len_bytes });
+                }
+                assert!(ahead.len_bytes <= len_bytes);
+                let ahead_end = (ahead.offset + ahead.len_bytes) as u64;
+                let (start, end) = (offset as u64, (offset + len_bytes) as u64);
+                let apart = ahead_end <= start || ahead.offset as u64 >= end;
+                assert!(apart, "{ahead:?} is what the peer still reads: {burst:?}");
+            }
+            assert!(skips > 0, "{len}");
+        }
     }
 
     #[test]

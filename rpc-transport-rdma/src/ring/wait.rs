@@ -122,17 +122,27 @@ impl<Q: QueuePair> RingLink<Q> {
     }
 
     /// Tells what will be touched next, where others are looked at before that.
-    pub(super) fn expect(&mut self) {
-        if !self.waits_in_set {
-            return;
-        }
+    fn expect(&mut self) {
         let (receiver, sender) = (&self.receiver, &self.sender);
-        let staged = sender.staging.next_offset(sender.fill_limit());
+        let staged = sender.staging.ahead(sender.fill_limit()).offset;
         self.queue_pair.expect(&Expected {
             arrives: (&receiver.ring, receiver.credits.next_offset()),
             staged: (&sender.region, staged),
             leaves: sender.ring.offset(staged as u64),
         });
+    }
+
+    /// A burst has left. While the peer is at it there is time to fetch the place of the next one,
+    /// unless many others have their turns until then.
+    pub(super) fn foresee(&mut self) {
+        if self.waits_in_set {
+            return self.expect();
+        }
+        let sender = &self.sender;
+        let ahead = sender.staging.ahead(sender.fill_limit());
+        if let Some(to) = sender.ring.offset(ahead.offset as u64) {
+            self.queue_pair.will_write(to, ahead.len_bytes);
+        }
     }
 
     pub(super) fn wait_ready(

@@ -9,24 +9,24 @@ pub(super) use x86_64::{prefetch_line, prefetch_write};
 
 /// Of a processor's cache.
 const LINE_BYTES: usize = 64;
-/// A burst with one short message takes two.
-const BURST_LINES: usize = 2;
+/// What a burst with one short message takes.
+pub(super) const SHORT_BURST_BYTES: usize = 2 * LINE_BYTES;
 
-/// What a short burst at an address takes.
-fn lines(address: usize) -> impl Iterator<Item = usize> {
-    (0..BURST_LINES).map(move |line| address.wrapping_add(line * LINE_BYTES))
+/// The lines of `len_bytes` from an address on, or one more.
+fn lines(address: usize, len_bytes: usize) -> impl Iterator<Item = usize> {
+    (0..len_bytes).step_by(LINE_BYTES).map(move |at| address.wrapping_add(at))
 }
 
 /// What a short burst at an address takes, to be read.
 #[inline]
 pub(super) fn prefetch_read(address: usize) {
-    lines(address).for_each(prefetch_line);
+    lines(address, SHORT_BURST_BYTES).for_each(prefetch_line);
 }
 
 #[cfg(not(all(target_arch = "x86_64", not(miri))))]
 mod other {
     pub(in crate::shm) fn prefetch_line(_address: usize) {}
-    pub(in crate::shm) fn prefetch_write(_address: usize) {}
+    pub(in crate::shm) fn prefetch_write(_address: usize, _len_bytes: usize) {}
 }
 #[cfg(not(all(target_arch = "x86_64", not(miri))))]
 pub(super) use other::{prefetch_line, prefetch_write};
@@ -57,14 +57,14 @@ mod x86_64 {
         unsafe { _mm_prefetch::<_MM_HINT_T0>(ptr::without_provenance(address)) }
     }
 
-    /// What a short burst at an address takes, to be written: out of the other processor's cache
-    /// before it is needed.
+    /// Bytes from an address on, to be written: out of the other processor's cache before they are
+    /// needed.
     #[inline]
-    pub(in crate::shm) fn prefetch_write(address: usize) {
+    pub(in crate::shm) fn prefetch_write(address: usize, len_bytes: usize) {
         if !*CAN_FETCH_TO_WRITE {
-            return super::prefetch_read(address);
+            return super::lines(address, len_bytes).for_each(prefetch_line);
         }
-        for at in super::lines(address) {
+        for at in super::lines(address, len_bytes) {
             // SAFETY: a hint (see the module), which the processor has.
             unsafe {
                 std::arch::asm!(

@@ -383,6 +383,10 @@ impl QueuePair for ShmQueuePair {
         self.watched.source().expect(addresses);
     }
 
+    fn will_write(&self, to: RemoteAddr, len_bytes: usize) {
+        self.wire.fetch(to, len_bytes);
+    }
+
     fn poll_event_in(
         &mut self,
         cx: &mut std::task::Context<'_>,

@@ -8,7 +8,7 @@ use rdma_rpc_core::poll_set::{Look, PollSet};
 
 use super::control::ControlBlock;
 use super::cq_ring::{entry_address, peek_at};
-use super::prefetch::{prefetch_line, prefetch_read, prefetch_write};
+use super::prefetch::{SHORT_BURST_BYTES, prefetch_line, prefetch_read, prefetch_write};
 use super::qp::ShmQueuePair;
 use crate::verbs::VerbError;
 
@@ -53,7 +53,7 @@ impl Watch {
         prefetch_read(arrived.load(Ordering::Relaxed));
         prefetch_read(std::ptr::from_ref(self.peer.state()).addr());
         for address in written {
-            prefetch_write(address.load(Ordering::Relaxed));
+            prefetch_write(address.load(Ordering::Relaxed), SHORT_BURST_BYTES);
         }
     }
 }

@@ -15,6 +15,10 @@ use super::regions::{AccessError, PeerRegions};
 use super::send_queue::{Request, Span};
 use crate::verbs::{Access, RemoteAddr};
 
+/// Of a WRITE to come so much is fetched at most: half of a small first-level cache, in which what a
+/// program works with should stay.
+const FETCH_BYTES: usize = 16 * 1024;
+
 /// How far a request got.
 #[derive(Debug)]
 pub(super) enum Step {
@@ -87,6 +91,14 @@ impl Wire {
     pub(super) fn place(&self, to: RemoteAddr) -> Option<usize> {
         let (mapping, offset) = self.regions.resolve(to, 1, Access::RemoteWrite).ok()?;
         Some(mapping.address(offset))
+    }
+
+    /// Fetches the place of a WRITE to come, so that its stores need not wait for it.
+    pub(super) fn fetch(&self, to: RemoteAddr, len_bytes: usize) {
+        let len_bytes = len_bytes.min(FETCH_BYTES);
+        if let Ok((mapping, offset)) = self.regions.resolve(to, len_bytes, Access::RemoteWrite) {
+            prefetch_write(mapping.address(offset), len_bytes);
+        }
     }
 
     /// Where the peer will be told of it, as a hint.
@@ -179,16 +191,6 @@ impl Wire {
             mapping.copy_from(offset + start, span.mapping.borrow(), span.offset + start, count);
             if *progress < span.len {
                 return Step::OutOfBudget;
-            }
-            if let Some(imm) = imm {
-                let step = self.publish(EntryKind::Immediate, imm);
-                // The next WRITE of a ring goes behind this one; while the peer is at this one there
-                // is time to fetch the place.
-                let next = offset + span.len;
-                if let Ok((mapping, _)) = self.regions.resolve(to, span.len, Access::RemoteWrite) {
-                    prefetch_write(mapping.address(next));
-                }
-                return step;
             }
         }
         match imm {
