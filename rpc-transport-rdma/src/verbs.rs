@@ -108,6 +108,16 @@ pub trait Region: Send + fmt::Debug + 'static {
     /// If `offset + into.len()` is beyond the region: callers check what comes from a peer first.
     fn read(&self, offset: usize, into: &mut [u8]);
 
+    /// The same into new memory.
+    ///
+    /// # Panics
+    /// As [`Region::read`].
+    fn read_new(&self, offset: usize, len: usize) -> Vec<u8> {
+        let mut bytes = vec![0; len];
+        self.read(offset, &mut bytes);
+        bytes
+    }
+
     /// The region's bytes. Not for [`Access::RemoteWrite`] regions: a peer can write those; the caller must not touch bytes that an outstanding READ of ours is
     /// writing.
     ///

@@ -5,7 +5,7 @@ mod ring_support;
 
 use std::task::{Context, Waker};
 
-use rdma_rpc_core::link::{BulkDescriptor, FrameSink, Link, LinkError, LinkErrorKind};
+use rdma_rpc_core::link::{BulkDescriptor, FrameSink, Link, LinkError, LinkErrorKind, Received};
 use rdma_rpc_transport_rdma::ring::RingLink;
 use rdma_rpc_transport_rdma::sim::{Fabric, Rng, SimConfig, SimQueuePair, SimRegion};
 use rdma_rpc_transport_rdma::verbs::{
@@ -197,6 +197,55 @@ fn frame_lengths_beyond_the_burst() {
         lies.write(0, &bytes, Some(imm));
         blamed(&lies.outcome(), expected);
     }
+}
+
+/// A burst that begins with a long frame is copied out frame by frame.
+#[test]
+fn frame_lengths_beyond_the_burst_behind_a_long_frame() {
+    let long = 1024;
+    for (second, expected) in [
+        (
+            8u32,
+            "frame length 8 at byte 1048 of the burst at position 0 is beyond the burst's end: 4",
+        ),
+        (u32::MAX, "at byte 1048"),
+    ] {
+        let mut lies = lies();
+        let mut bytes = vec![0; 16];
+        bytes.extend_from_slice(&(long as u32).to_le_bytes());
+        bytes.extend_from_slice(&vec![7; long]);
+        bytes.resize(bytes.len().next_multiple_of(8), 0);
+        assert_eq!(bytes.len(), 1048);
+        bytes.extend_from_slice(&second.to_le_bytes());
+        bytes.extend_from_slice(&[0; 4]);
+        let imm = (bytes.len() / 8) as u32;
+        lies.write(0, &bytes, Some(imm));
+        assert_eq!(take(&mut lies.link).unwrap(), Some(vec![7; long]), "what came before it");
+        blamed(&lies.outcome(), expected);
+    }
+}
+
+/// Its lengths are read once each: what the peer writes there afterwards changes nothing.
+#[test]
+fn a_long_frame_that_changes_after_it_was_taken() {
+    let mut lies = lies();
+    let mut bytes = vec![0; 16];
+    for fill in [1, 2] {
+        bytes.extend_from_slice(&1028u32.to_le_bytes());
+        bytes.extend_from_slice(&vec![fill; 1028]);
+    }
+    let imm = (bytes.len() / 8) as u32;
+    lies.write(0, &bytes, Some(imm));
+    let first = match lies.link.receive().unwrap() {
+        Some(Received::Owned(frame)) => frame,
+        other => panic!("not given away: {other:?}"),
+    };
+    bytes[16..20].copy_from_slice(&u32::MAX.to_le_bytes());
+    bytes[20..1048].fill(9);
+    lies.write(0, &bytes, None);
+    assert_eq!(first, vec![1; 1028]);
+    assert_eq!(take(&mut lies.link).unwrap(), Some(vec![2; 1028]));
+    assert_eq!(take(&mut lies.link).unwrap(), None);
 }
 
 #[test]

@@ -233,7 +233,7 @@ pub struct ShmConfig {
     /// Size of a connection's receive ring. Default 1 MiB.
     #[serde(deserialize_with = "size")]
     pub ring_bytes: usize,
-    /// Messages longer than this are pulled instead of sent through the ring. Default 16 KiB.
+    /// Messages longer than this are pulled instead of sent through the ring. Default 24 KiB.
     #[serde(deserialize_with = "size")]
     pub bulk_threshold_bytes: usize,
     /// Shared memory for long messages, each way, at most; it is taken as it is needed.
@@ -249,14 +249,15 @@ pub struct ShmConfig {
 
 impl Default for ShmConfig {
     fn default() -> Self {
-        let RdmaConfig { progress, spin_us, bulk_threshold_bytes, bulk_pool_bytes, .. } =
-            RdmaConfig::default();
+        let RdmaConfig { progress, spin_us, bulk_pool_bytes, .. } = RdmaConfig::default();
         ShmConfig {
             progress,
             spin_us,
             // Takes memory only where there is traffic for it, unlike a card's.
             ring_bytes: MIB,
-            bulk_threshold_bytes,
+            // Up to here two copies by processors that share their caches take less than the system
+            // call of a pull, with one call under way and with many.
+            bulk_threshold_bytes: 24 * KIB,
             bulk_pool_bytes,
             direct_reads: true,
         }

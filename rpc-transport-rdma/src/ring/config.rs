@@ -44,6 +44,10 @@ pub struct RingConfig {
     pub receive_depth: u32,
     /// Messages longer than this go by bulk. At least 1.
     pub bulk_threshold_bytes: usize,
+    /// Frames from this length on are copied out of the ring into memory of their own, in which their
+    /// message then stays; others are lent, and what is kept of them is copied once more. At least
+    /// 1024.
+    pub long_frame_bytes: usize,
     /// The longest bulk message sent or pulled; at least `bulk_threshold_bytes`, at most
     /// [`MAX_BULK_BYTES`].
     pub max_bulk_bytes: usize,
@@ -73,6 +77,8 @@ impl Default for RingConfig {
             ring_bytes: 256 * 1024,
             receive_depth: 256,
             bulk_threshold_bytes: 16 * 1024,
+            // With less the wait for a burst's first line, before the rest is asked for, costs more.
+            long_frame_bytes: 8 * 1024,
             max_bulk_bytes: 256 * 1024 * 1024,
             send_pool: pool,
             receive_pool: pool,
@@ -107,6 +113,7 @@ impl RingConfig {
         let depth = self.receive_depth as usize;
         between("receive_depth", depth, MIN_RECEIVE_DEPTH as usize, MAX_RECEIVE_DEPTH as usize)?;
         between("bulk_threshold_bytes", self.bulk_threshold_bytes, 1, MAX_BULK_BYTES)?;
+        between("long_frame_bytes", self.long_frame_bytes, 1024, MAX_RING_BYTES)?;
         between("max_bulk_bytes", self.max_bulk_bytes, self.bulk_threshold_bytes, MAX_BULK_BYTES)?;
         between("read_piece_bytes", self.read_piece_bytes, 4096, 1 << 30)?;
         between("reads_in_flight", self.reads_in_flight as usize, 1, 65_536)?;
@@ -164,11 +171,12 @@ mod tests {
     #[test]
     fn each_error_names_its_field() {
         type Change = fn(&mut RingConfig);
-        let cases: [(&str, Change); 9] = [
+        let cases: [(&str, Change); 10] = [
             ("ring_bytes is 8192", |c| c.ring_bytes = 8192),
             ("ring_bytes is 20000", |c| c.ring_bytes = 20_000),
             ("receive_depth is 3", |c| c.receive_depth = 3),
             ("bulk_threshold_bytes is 0", |c| c.bulk_threshold_bytes = 0),
+            ("long_frame_bytes is 1023", |c| c.long_frame_bytes = 1023),
             ("max_bulk_bytes is 9", |c| c.max_bulk_bytes = 9),
             ("read_piece_bytes is 1", |c| c.read_piece_bytes = 1),
             ("reads_in_flight is 0", |c| c.reads_in_flight = 0),

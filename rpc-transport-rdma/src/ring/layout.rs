@@ -71,12 +71,23 @@ pub(super) struct FrameAt {
 /// more; `position` is where the burst lay, for the error.
 #[inline]
 pub(super) fn frame_at(burst: &[u8], at: usize, position: u64) -> Result<FrameAt, LinkError> {
-    let start = at + FRAME_PREFIX_BYTES as usize;
     let Some(prefix) = burst.get(at..).and_then(<[u8]>::first_chunk) else {
         return Err(cut_prefix(burst.len(), at, position));
     };
-    let len = u32::from_le_bytes(*prefix) as usize;
-    let room = burst.len() - start;
+    frame_of(*prefix, burst.len(), at, position)
+}
+
+/// The same where only the length was copied out of the burst yet, all of which is inside of it.
+#[inline]
+pub(super) fn frame_of(
+    prefix: [u8; FRAME_PREFIX_BYTES as usize],
+    burst_bytes: usize,
+    at: usize,
+    position: u64,
+) -> Result<FrameAt, LinkError> {
+    let start = at + FRAME_PREFIX_BYTES as usize;
+    let len = u32::from_le_bytes(prefix) as usize;
+    let room = burst_bytes - start;
     if len > room {
         return Err(beyond_end(len, at, position, room));
     }
@@ -86,7 +97,7 @@ pub(super) fn frame_at(burst: &[u8], at: usize, position: u64) -> Result<FrameAt
 }
 
 #[cold]
-fn cut_prefix(burst_bytes: usize, at: usize, position: u64) -> LinkError {
+pub(super) fn cut_prefix(burst_bytes: usize, at: usize, position: u64) -> LinkError {
     LinkError::misbehaved(format!(
         "burst at position {position} ends at byte {burst_bytes} inside the frame length at byte {at}"
     ))

@@ -15,6 +15,7 @@ use rdma_rpc_core::upgrade::Liveness;
 
 use super::bulk_pull::{Finished, Pulls};
 use super::bulk_send::{BulkSendPool, Described};
+use super::copy_out::NextFrame;
 use super::credits::{Arrived, ReceiveCredits, SendCredits};
 use super::error::verb_failed;
 use super::layout::{FRAME_PREFIX_BYTES, begin_frame};
@@ -69,13 +70,15 @@ pub(super) struct Receiver<R> {
     pub(super) credits: ReceiveCredits,
     /// Bursts that wait to be copied out. As many as there are receives for data, at most.
     pub(super) arrived: VecDeque<Arrived>,
-    /// The burst being lent frame by frame: private memory, as long as the longest burst so far.
+    /// What is lent frame by frame: private memory, as long as the longest such burst so far.
     pub(super) scratch: Vec<u8>,
-    /// Bytes of it that the burst takes.
-    pub(super) scratch_bytes: usize,
-    pub(super) scratch_position: u64,
-    /// The next frame in it.
+    /// The burst whose frames are given out: its length, where it lay, and its next frame.
+    pub(super) burst_bytes: usize,
+    pub(super) burst_position: u64,
     pub(super) cursor: usize,
+    /// The same, if it is copied out frame by frame and not in `scratch`.
+    pub(super) in_ring: Option<Arrived>,
+    pub(super) long_frame_bytes: usize,
     /// Receives the device holds.
     pub(super) receives_posted: u64,
     /// Receives consumed that may be posted again.
@@ -369,7 +372,7 @@ impl<Q: QueuePair> RingLink<Q> {
             let Finished { ticket, message } = finished;
             return Ok(Some(Received::Pulled { ticket, message }));
         }
-        if self.receiver.cursor >= self.receiver.scratch_bytes
+        if self.receiver.cursor >= self.receiver.burst_bytes
             && (self.receiver.arrived.is_empty() || !self.copy_out_burst()?)
         {
             self.receiver.drained = false;
@@ -381,12 +384,13 @@ impl<Q: QueuePair> RingLink<Q> {
         self.lend_frame()
     }
 
-    /// The next frame of the burst in `scratch`.
     #[inline]
     fn lend_frame(&mut self) -> Result<Option<Received<'_>>, LinkError> {
         let frame = self.next_frame();
-        let frame = self.ending(frame)?;
-        Ok(Some(Received::Frame(&self.receiver.scratch[frame])))
+        Ok(Some(match self.ending(frame)? {
+            NextFrame::InScratch(range) => Received::Frame(&self.receiver.scratch[range]),
+            NextFrame::Own(frame) => Received::Owned(frame),
+        }))
     }
 
     fn check_described(
@@ -447,7 +451,7 @@ impl<Q: QueuePair> Link for RingLink<Q> {
     fn receive(&mut self) -> Result<Option<Received<'_>>, LinkError> {
         self.check_over()?;
         let receiver = &self.receiver;
-        if receiver.cursor < receiver.scratch_bytes && receiver.finished.is_empty() {
+        if receiver.cursor < receiver.burst_bytes && receiver.finished.is_empty() {
             return self.lend_frame();
         }
         self.receive_more()

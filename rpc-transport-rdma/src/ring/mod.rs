@@ -110,6 +110,7 @@ mod bulk_pull;
 mod bulk_send;
 mod cell;
 mod config;
+mod copy_out;
 mod credits;
 mod error;
 mod hello;

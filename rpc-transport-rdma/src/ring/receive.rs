@@ -1,18 +1,15 @@
-//! Receiving: completions, arrived bursts, and copying them out.
+//! Receiving: completions, and what they say has arrived.
 
-use std::ops::Range;
 use std::task::{Context, Poll, Waker};
 
 use rdma_rpc_core::link::LinkError;
 
 use super::bulk_pull::Finished;
-use super::credits::Position;
 use super::error::{completion_failed, gone, verb_failed};
 use super::immediate::{Immediate, claimed_count};
-use super::layout::{BURST_HEADER_BYTES, frame_at, read_header};
 use super::link::RingLink;
 use super::send_queue::Kind;
-use crate::verbs::{Completed, Completion, PostError, QueuePair, Region, Status};
+use crate::verbs::{Completed, Completion, PostError, QueuePair, Status};
 
 /// Completions taken at a time.
 const BATCH: usize = 8;
@@ -159,57 +156,9 @@ impl<Q: QueuePair> RingLink<Q> {
     /// Whether `receive` has something to give without asking the device.
     pub(super) fn has_received(&self) -> bool {
         let receiver = &self.receiver;
-        receiver.cursor < receiver.scratch_bytes
+        receiver.cursor < receiver.burst_bytes
             || !receiver.arrived.is_empty()
             || !receiver.finished.is_empty()
-    }
-
-    /// Copies the oldest burst out of the ring, once; `false` if none has arrived. From here on the
-    /// peer cannot change it, and its place in the ring is free. Its frames are checked one by one,
-    /// as they are lent.
-    pub(super) fn copy_out_burst(&mut self) -> Result<bool, LinkError> {
-        let Some(burst) = self.receiver.arrived.pop_front() else { return Ok(false) };
-        let checked = self.copy_out(burst);
-        self.ending(checked)?;
-        self.waits_in_set = false;
-        self.return_credit(false)?;
-        Ok(true)
-    }
-
-    fn copy_out(&mut self, burst: super::credits::Arrived) -> Result<(), LinkError> {
-        let receiver = &mut self.receiver;
-        let len = burst.len_bytes as usize;
-        if receiver.scratch.len() < len {
-            receiver.scratch.resize(len, 0);
-        }
-        let offset = receiver.credits.offset(burst.position);
-        let scratch = &mut receiver.scratch[..len];
-        receiver.ring.read(offset, scratch);
-        let released: Position = read_header(scratch);
-        // Built only when it is needed.
-        if let Err(error) = self.sender.credits.learn(released, "burst header") {
-            return Err(LinkError::misbehaved(format!(
-                "burst at position {}: {error}",
-                burst.position
-            )));
-        }
-        self.sender.credits.confirm(released.bursts);
-        receiver.credits.consume(burst);
-        receiver.receives_due += 1;
-        receiver.look_at_credit();
-        receiver.scratch_bytes = len;
-        receiver.scratch_position = burst.position;
-        receiver.cursor = BURST_HEADER_BYTES as usize;
-        Ok(())
-    }
-
-    /// The next frame's bytes in `scratch`.
-    pub(super) fn next_frame(&mut self) -> Result<Range<usize>, LinkError> {
-        let receiver = &mut self.receiver;
-        let burst = &receiver.scratch[..receiver.scratch_bytes];
-        let frame = frame_at(burst, receiver.cursor, receiver.scratch_position)?;
-        receiver.cursor = frame.next;
-        Ok(frame.start..frame.end)
     }
 
     /// Why nothing will come any more, if that is so and everything has been delivered.

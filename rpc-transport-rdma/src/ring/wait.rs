@@ -233,9 +233,9 @@ impl<Q: QueuePair> RingLink<Q> {
     /// not wait for each other's credit.
     fn discard_received(&mut self) -> Result<(), LinkError> {
         self.receiver.finished.clear();
-        self.receiver.cursor = self.receiver.scratch_bytes;
+        self.discard_burst();
         while self.copy_out_burst()? {
-            self.receiver.cursor = self.receiver.scratch_bytes;
+            self.discard_burst();
         }
         Ok(())
     }

@@ -233,6 +233,20 @@ impl Mapping {
         fence(Ordering::Acquire);
     }
 
+    /// As [`Mapping::read`], into new memory.
+    pub(super) fn read_new(&self, offset: usize, len: usize) -> Vec<u8> {
+        let from = self.at(offset, len);
+        let mut bytes = Vec::with_capacity(len);
+        // SAFETY: `from` has `len` readable bytes (**mapped**, **sized**); the vector has room for as
+        // many, which nobody else knows of, and they are written before they become part of it.
+        unsafe {
+            copy_out(from, bytes.as_mut_ptr(), len);
+            bytes.set_len(len);
+        }
+        fence(Ordering::Acquire);
+        bytes
+    }
+
     /// Copies `len` bytes from `source` into this mapping.
     ///
     /// # Panics

@@ -99,6 +99,10 @@ impl Region for ShmRegion {
         self.memory.mapping().read(offset, into);
     }
 
+    fn read_new(&self, offset: usize, len: usize) -> Vec<u8> {
+        self.memory.mapping().read_new(offset, len)
+    }
+
     fn bytes_mut(&mut self) -> &mut [u8] {
         self.memory.bytes_mut()
     }

@@ -44,6 +44,7 @@ pub fn small_config() -> RingConfig {
         ring_bytes: 16 * 1024,
         receive_depth: 64,
         bulk_threshold_bytes: 4096,
+        long_frame_bytes: 1024,
         max_bulk_bytes: 256 * 1024,
         send_pool: pool,
         receive_pool: pool,
@@ -99,6 +100,7 @@ pub fn take(link: &mut SimLink) -> Result<Option<Vec<u8>>, LinkError> {
     Ok(match link.receive()? {
         None => None,
         Some(Received::Frame(frame)) => Some(frame.to_vec()),
+        Some(Received::Owned(frame)) => Some(frame.to_vec()),
         Some(other) => panic!("not a frame: {other:?}"),
     })
 }
