@@ -8,6 +8,7 @@
 use bytes::{Buf, BufMut, Bytes, buf::UninitSlice};
 
 use crate::parts::Parts;
+use crate::warm;
 
 /// More around the long field than this, in bytes, and the message is better copied: it travels
 /// within a frame, of which every link takes 4096 bytes.
@@ -24,11 +25,11 @@ pub(crate) fn lend<M: prost::Message>(message: &M, at_least: usize) -> Option<Pa
 
 /// A prost message in memory of its own, which is not zeroed first. `len` is its length.
 pub(crate) fn to_bytes<M: prost::Message>(message: &M, len: usize) -> Bytes {
-    let mut out = Lending::new(usize::MAX, usize::MAX, Vec::with_capacity(len));
+    let mut out = Lending::new(usize::MAX, usize::MAX, warm::buffer(len));
     message.encode_raw(&mut out);
     // A `Message` whose two methods disagree must not break what was agreed.
     out.head.resize(len, 0);
-    out.head.into()
+    warm::share(out.head)
 }
 
 struct Lending {

@@ -39,6 +39,7 @@ pub mod standing;
 pub mod status;
 pub mod streaming;
 pub mod upgrade;
+pub mod warm;
 pub mod wire;
 
 pub use driver::{Progress, ProgressMode};

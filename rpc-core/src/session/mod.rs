@@ -89,6 +89,12 @@ pub struct Session {
     open: u32,
     /// Streams whose queue can be served, in turn.
     serving: VecDeque<u32>,
+    /// The same, amid a message that goes in pieces. Only the first goes on.
+    begun: VecDeque<u32>,
+    /// How much of it has gone since it is the first.
+    begun_turn_bytes: u64,
+    /// How many of `serving` have their turns before it.
+    turns_before_begun: usize,
     writable: Vec<StreamId>,
     deadlines: Deadlines,
     buffered_bytes: u64,
@@ -139,6 +145,9 @@ impl Session {
             free: Vec::new(),
             open: 0,
             serving: VecDeque::new(),
+            begun: VecDeque::new(),
+            begun_turn_bytes: 0,
+            turns_before_begun: 0,
             without_buffer: VecDeque::new(),
             writable: Vec::new(),
             deadlines: Deadlines::default(),

@@ -1,16 +1,16 @@
 //! Messages as they arrive, whole or in pieces: counted, checked against their limits, put
 //! together.
 
-use bytes::BytesMut;
-
 use super::event::{Event, Message, Payload, Refusal};
 use super::receive::{FrameRef, expect_end};
 use super::stream::{Partial, Stream};
 use super::{CANCELLED, RESOURCE_EXHAUSTED, Role, Session, StreamId};
+use crate::warm;
 use crate::wire::{Header, MESSAGE_OVERHEAD_BYTES, WireError, flag};
 
 /// The first allocation for a message that comes in pieces, in bytes. More follows as pieces
-/// arrive, at most twice of what has: a length alone makes nobody allocate.
+/// arrive, at most twice of what has: a length alone makes nobody allocate. Memory that lies idle is
+/// another matter.
 const FIRST_PARTIAL_BYTES: usize = 64 * 1024;
 
 /// A message, or a piece of one, in a frame.
@@ -62,7 +62,7 @@ impl Session {
             return Ok(Taken::Whole(Message { payload, position }));
         }
         let partial = stream.partial.get_or_insert_with(|| {
-            let bytes = BytesMut::with_capacity(total.min(FIRST_PARTIAL_BYTES));
+            let bytes = Vec::with_capacity(total.min(FIRST_PARTIAL_BYTES));
             Box::new(Partial { total, bytes, start })
         });
         let so_far = partial.bytes.len() + len;
@@ -74,7 +74,10 @@ impl Session {
         }
         if partial.bytes.capacity() < so_far {
             let room = (so_far * 2).min(total);
-            partial.bytes.reserve(room - partial.bytes.len());
+            let more = warm::idle_buffer(total).unwrap_or_else(|| warm::buffer(room));
+            let less = std::mem::replace(&mut partial.bytes, more);
+            partial.bytes.extend_from_slice(&less);
+            warm::give_back(less);
         }
         partial.bytes.extend_from_slice(payload.as_slice());
         if more {
@@ -84,7 +87,7 @@ impl Session {
         }
         let position = stream.receive_position;
         let Some(partial) = stream.partial.take() else { return Ok(Taken::Part) };
-        let payload = Payload::Owned(partial.bytes.freeze());
+        let payload = Payload::Owned(warm::share(partial.bytes));
         Ok(Taken::Whole(Message { payload, position }))
     }
 

@@ -6,8 +6,6 @@
 //! or one bulk message at most. Positions only grow, so an update that comes late or twice does
 //! no harm.
 
-use bytes::BytesMut;
-
 use super::batch::Batch;
 use crate::parts::Parts;
 use crate::wire::MESSAGE_OVERHEAD_BYTES;
@@ -68,7 +66,7 @@ pub(super) struct Stream {
 #[cfg_attr(test, derive(Clone, PartialEq))]
 pub(super) struct Partial {
     pub(super) total: usize,
-    pub(super) bytes: BytesMut,
+    pub(super) bytes: Vec<u8>,
     /// The stream's position before it.
     pub(super) start: u64,
 }
@@ -127,6 +125,14 @@ impl Stream {
             Some(queue) if queue.message.is_some() => self.send_position < self.send_limit,
             Some(queue) => queue.finish.is_some(),
         }
+    }
+
+    /// Whether part of the message at the head of the queue has gone.
+    pub(super) fn is_amid_message(&self) -> bool {
+        let message = self.queue.as_ref().and_then(|queue| queue.message.as_ref());
+        message.is_some_and(
+            |message| matches!(message.body, PendingBody::One { sent, .. } if sent > 0),
+        )
     }
 
     pub(super) fn queue_mut(&mut self) -> &mut SendQueue {

@@ -3,8 +3,9 @@
 use std::io;
 use std::ops::Range;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{BufMut, Bytes};
 use rdma_rpc_core::link::LinkError;
+use rdma_rpc_core::warm;
 
 use super::PREFIX_BYTES;
 use crate::socket::Socket;
@@ -50,7 +51,7 @@ pub(super) struct Inbound {
     /// link began.
     offset: u64,
     /// A long frame of which only the beginning has arrived, and its whole length.
-    long: Option<(BytesMut, usize)>,
+    long: Option<(Vec<u8>, usize)>,
     max_frame_bytes: usize,
     /// The last frame was long: the next probably is.
     expect_long: bool,
@@ -137,7 +138,7 @@ impl Inbound {
                 self.long = Some((frame, len));
                 return Ok(None);
             }
-            return Ok(Some(Next::Owned(frame.freeze())));
+            return Ok(Some(Next::Owned(warm::share(frame))));
         }
         let Some(len) = self.declared() else { return Ok(None) };
         if len == 0 || len > self.max_frame_bytes {
@@ -160,7 +161,7 @@ impl Inbound {
             return Ok(Some(Next::Lent(range)));
         }
         if len >= OWNED_BYTES && arrived >= proof_bytes(len) {
-            let mut frame = BytesMut::with_capacity(len);
+            let mut frame = warm::buffer(len);
             frame.extend_from_slice(&self.buffer[body..self.end]);
             self.skip(PREFIX_BYTES + arrived);
             self.long = Some((frame, len));

@@ -7,6 +7,7 @@ mod lying;
 mod model;
 mod scripted;
 mod streams;
+mod turns;
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
