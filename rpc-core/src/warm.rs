@@ -38,6 +38,9 @@ impl Idle {
 
     /// Keeps a buffer; gives what is to be freed for it.
     fn keep(&mut self, buffer: Vec<u8>) -> Vec<Vec<u8>> {
+        if buffer.capacity() > MAX_IDLE_BYTES {
+            return vec![buffer];
+        }
         let mut freed = Vec::new();
         self.bytes += buffer.capacity();
         self.buffers.push_back(buffer);
@@ -129,9 +132,9 @@ mod tests {
         let freed = idle.keep(Vec::with_capacity(2 * most));
         assert_eq!(freed.iter().map(|buffer| buffer[0]).collect::<Vec<_>>(), [0]);
         assert_eq!(idle.bytes, MAX_IDLE_BYTES);
-        // One that is too long by itself is not kept, nor is anything else then.
-        assert_eq!(idle.keep(Vec::with_capacity(MAX_IDLE_BYTES + 1)).len(), 4);
-        assert_eq!((idle.buffers.len(), idle.bytes), (0, 0));
+        // One that is too long by itself drives nobody out.
+        assert_eq!(idle.keep(Vec::with_capacity(MAX_IDLE_BYTES + 1)).len(), 1);
+        assert_eq!((idle.buffers.len(), idle.bytes), (3, MAX_IDLE_BYTES));
     }
 
     #[test]

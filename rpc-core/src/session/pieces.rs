@@ -62,7 +62,7 @@ impl Session {
             return Ok(Taken::Whole(Message { payload, position }));
         }
         let partial = stream.partial.get_or_insert_with(|| {
-            let bytes = Vec::with_capacity(total.min(FIRST_PARTIAL_BYTES));
+            let bytes = warm::buffer(total.min(FIRST_PARTIAL_BYTES));
             Box::new(Partial { total, bytes, start })
         });
         let so_far = partial.bytes.len() + len;
@@ -74,10 +74,10 @@ impl Session {
         }
         if partial.bytes.capacity() < so_far {
             let room = (so_far * 2).min(total);
-            let more = warm::idle_buffer(total).unwrap_or_else(|| warm::buffer(room));
-            let less = std::mem::replace(&mut partial.bytes, more);
-            partial.bytes.extend_from_slice(&less);
-            warm::give_back(less);
+            let larger = warm::idle_buffer(total).unwrap_or_else(|| warm::buffer(room));
+            let smaller = std::mem::replace(&mut partial.bytes, larger);
+            partial.bytes.extend_from_slice(&smaller);
+            warm::give_back(smaller);
         }
         partial.bytes.extend_from_slice(payload.as_slice());
         if more {
