@@ -130,7 +130,8 @@ impl Acceptor {
                 Ok(Ring::Shm(build(bootstrap, queue_pair, config, Speaks::Second).await?))
             }
             Taken::Rdma(choice) => {
-                let queue_pair = self.ibv.upgrade_server(bootstrap, choice).await?;
+                let upgraded = self.ibv.upgrade_server(bootstrap, choice).await;
+                let queue_pair = upgraded.map_err(|error| error.to_string())?;
                 let config = self.settings.rdma_ring(bootstrap.peer());
                 Ok(Ring::Rdma(build(bootstrap, queue_pair, config, Speaks::Second).await?))
             }

@@ -17,6 +17,9 @@ use super::ring::{Ring, Speaks, build};
 use super::settings::Settings;
 use crate::config::{ClientConfig, Scheme, Target, Transport};
 
+/// How often RDMA may be given up while it is set up before a connection does without.
+const VAIN_ATTEMPTS: u32 = 1;
+
 /// Connects to one target as its configuration says.
 #[derive(Debug)]
 pub(crate) struct Dialer {
@@ -32,7 +35,9 @@ impl Dialer {
         Dialer { target, settings, ibv }
     }
 
-    async fn dial(&self) -> Result<ClientConnection, ConnectError> {
+    /// Connects. `Ok(None)`, if it `may_end_in_vain`: RDMA was agreed on, set up and given up, which
+    /// says nothing against another attempt, and what is connected to now would stay on TCP.
+    async fn dial(&self, may_end_in_vain: bool) -> Result<Option<ClientConnection>, ConnectError> {
         let scheme = self.target.scheme;
         let demanded = matches!(scheme, Scheme::Rdma | Scheme::Shm);
         let failed = |error: &dyn std::fmt::Display| ConnectError::new(error.to_string());
@@ -65,26 +70,30 @@ impl Dialer {
         let upgraded = timeout_at(deadline, self.upgrade(&mut bootstrap, rdma.as_ref()))
             .await
             .unwrap_or_else(|_| Err("the upgrade took too long".into()));
-        let verdict = upgraded.as_ref().map(drop).map_err(Clone::clone);
+        let verdict = upgraded.as_ref().map(drop).map_err(ToString::to_string);
         let confirmed = bootstrap.confirm(verdict).await.map_err(|error| failed(&error))?;
         match (upgraded, &confirmed.outcome) {
             (Ok((mut ring, because)), Outcome::Upgraded(_)) => {
                 ring.set_liveness(confirmed.into_liveness());
                 let because = with_reasons(&because, &reasons);
-                Ok(match ring {
+                Ok(Some(match ring {
                     Ring::Shm(link) => self.start(link, self.settings.on_shm(), &because),
                     Ring::Rdma(link) => self.start(link, self.settings.on_rdma(), &because),
-                })
+                }))
             }
             (_, Outcome::Upgraded(kind)) => {
                 Err(ConnectError::new(format!("the server moved to {kind} without this side")))
             }
+            (Err(error), Outcome::Tcp { .. }) if may_end_in_vain && error.was_flushed() => {
+                tracing::info!(target = %self.target, %error, "one more attempt");
+                Ok(None)
+            }
             (upgraded, Outcome::Tcp { reason }) => {
                 if chosen != TransportKind::Tcp {
-                    let why = upgraded.err().unwrap_or_else(|| reason.clone());
+                    let why = upgraded.err().map_or_else(|| reason.clone(), |why| why.to_string());
                     reasons.push((chosen, why));
                 }
-                self.stay(confirmed, &reasons)
+                self.stay(confirmed, &reasons).map(Some)
             }
         }
     }
@@ -116,7 +125,7 @@ impl Dialer {
         &self,
         bootstrap: &mut ClientBootstrap,
         rdma: Option<&ibv::Offer>,
-    ) -> Result<(Ring, String), String> {
+    ) -> Result<(Ring, String), ibv::UpgradeError> {
         let peer = self.target.address.to_string();
         match (bootstrap.answer().transport, rdma) {
             (TransportKind::Shm, _) => {
@@ -135,7 +144,7 @@ impl Dialer {
                 Ok((Ring::Rdma(link), choice.describe()))
             }
             (TransportKind::Tcp, _) => Err("tcp was chosen".into()),
-            (other, _) => Err(format!("the server chose {other}, which was not offered")),
+            (other, _) => Err(format!("the server chose {other}, which was not offered").into()),
         }
     }
 
@@ -165,7 +174,15 @@ impl Connector for Dialer {
     fn connect(
         &self,
     ) -> Pin<Box<dyn Future<Output = Result<ClientConnection, ConnectError>> + Send + '_>> {
-        Box::pin(self.dial())
+        Box::pin(async {
+            let mut vain_attempts_left = VAIN_ATTEMPTS;
+            loop {
+                if let Some(connection) = self.dial(vain_attempts_left > 0).await? {
+                    return Ok(connection);
+                }
+                vain_attempts_left -= 1;
+            }
+        })
     }
 
     fn target(&self) -> String {

@@ -56,5 +56,6 @@ pub use address::PathMtu;
 pub use choose::Wish;
 pub use config::IbvConfig;
 pub use mr::IbvRegion;
+pub use probe::UpgradeError;
 pub use queue_pair::IbvQueuePair;
 pub use upgrade::{Choice, Ibv, Offer};

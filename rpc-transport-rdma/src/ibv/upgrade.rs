@@ -47,7 +47,7 @@ use super::cm::{self, ConnectParams, Listener};
 use super::config::{IbvConfig, Path};
 use super::device::Device;
 use super::pd::ProtectionDomain;
-use super::probe::{NO_PACKET_ADVICE, probe};
+use super::probe::{NO_PACKET_ADVICE, UpgradeError, probe};
 use super::queue_pair::{IbvQueuePair, Parts};
 use super::raw_qp::{Depths, MASK_24, RawQueuePair, Reads, Remote};
 use super::worker::Worker;
@@ -227,7 +227,7 @@ impl Ibv {
         &self,
         exchange: &mut E,
         choice: &Choice,
-    ) -> Result<IbvQueuePair, String> {
+    ) -> Result<IbvQueuePair, UpgradeError> {
         let mut half = self.half(choice)?;
         send(exchange, &half.message()).await?;
         let message = receive(exchange).await?;
@@ -255,7 +255,7 @@ impl Ibv {
         &self,
         exchange: &mut E,
         choice: &Choice,
-    ) -> Result<IbvQueuePair, String> {
+    ) -> Result<IbvQueuePair, UpgradeError> {
         let mut half = self.half(choice)?;
         let message = receive(exchange).await?;
         let (remote, mtu) = parse_queue_pair(&message)?;
@@ -287,7 +287,7 @@ impl Ibv {
         queue_pair: &mut IbvQueuePair,
         choice: &Choice,
         first: bool,
-    ) -> Result<(), String> {
+    ) -> Result<(), UpgradeError> {
         if choice.candidate.endpoint.network == Network::Iwarp {
             return probe(queue_pair, first).await;
         }
@@ -298,7 +298,9 @@ impl Ibv {
                 Network::RoceV2 => NO_PACKET_ADVICE,
                 _ => "do the networks of both devices meet?",
             };
-            Err(format!("the first message over RDMA was not answered in {limit:?}: {advice}"))
+            let what =
+                format!("the first message over RDMA was not answered in {limit:?}: {advice}");
+            Err(what.into())
         })
     }
 

@@ -137,13 +137,15 @@ impl World {
             to_server.send(&offer.body()).await.map_err(|error| error.to_string())?;
             let answer = to_server.receive().await.map_err(|error| error.to_string())?;
             let choice = offer.chosen(&answer)?;
-            client.upgrade_client(&mut to_server, &choice).await
+            let upgraded = client.upgrade_client(&mut to_server, &choice).await;
+            upgraded.map_err(|error| error.to_string())
         });
         let accepting = self.peer.spawn(async move {
             let offer = to_client.receive().await.map_err(|error| error.to_string())?;
             let choice = server.choose(&offer, Some(peer)).await?;
             to_client.send(&choice.body()).await.map_err(|error| error.to_string())?;
-            server.upgrade_server(&mut to_client, &choice).await
+            let upgraded = server.upgrade_server(&mut to_client, &choice).await;
+            upgraded.map_err(|error| error.to_string())
         });
         let (dialed, accepted) = (dialing.await, accepting.await);
         match (dialed.expect("no panic"), accepted.expect("no panic")) {

@@ -124,3 +124,32 @@ async fn the_probe_goes_both_ways_on_every_kind_of_device() {
         }
     }
 }
+
+/// What Soft-iWARP does now and then, and a server that gives up.
+#[tokio::test]
+async fn a_queue_pair_that_is_given_up_before_the_probe_is_worth_another_attempt() {
+    for seed in 0..20 {
+        let fabric = Fabric::new(seed);
+        let (one, two) = fabric.pair(SimConfig::default(), SimConfig::default());
+        let (mut one, mut two) = (one.queue_pair, two.queue_pair);
+        one.post_receives(1).unwrap();
+        two.post_receives(1).unwrap();
+        two.fail();
+        one.fail();
+        let steps = async {
+            loop {
+                fabric.step();
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            result = probe(&mut two, false) => {
+                let error = result.unwrap_err();
+                assert!(error.was_flushed(), "{error}");
+                assert!(error.to_string().contains("Flushed"), "{error}");
+            }
+            () = steps => unreachable!("steps for ever"),
+        }
+    }
+    assert!(!UpgradeError::from("anything else").was_flushed());
+}
