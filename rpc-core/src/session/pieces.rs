@@ -9,8 +9,8 @@ use crate::warm;
 use crate::wire::{Header, MESSAGE_OVERHEAD_BYTES, WireError, flag};
 
 /// The first allocation for a message that comes in pieces, in bytes. More follows as pieces
-/// arrive, at most twice of what has: a length alone makes nobody allocate. Memory that lies idle is
-/// another matter.
+/// arrive, at most twice of what has: a length alone makes nobody allocate. Memory that lies idle
+/// may then be had for the whole message.
 const FIRST_PARTIAL_BYTES: usize = 64 * 1024;
 
 /// A message, or a piece of one, in a frame.
@@ -62,7 +62,7 @@ impl Session {
             return Ok(Taken::Whole(Message { payload, position }));
         }
         let partial = stream.partial.get_or_insert_with(|| {
-            let bytes = warm::buffer(total.min(FIRST_PARTIAL_BYTES));
+            let bytes = Vec::with_capacity(total.min(FIRST_PARTIAL_BYTES));
             Box::new(Partial { total, bytes, start })
         });
         let so_far = partial.bytes.len() + len;

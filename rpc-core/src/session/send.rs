@@ -3,10 +3,9 @@
 //!
 //! The straight way costs one `reserve`, one encode and one `commit`. What cannot go at once is
 //! encoded once into memory of its own and served in turn, a frame per stream and turn, so that a
-//! long message does not stop the others; nor does one that waits for a bulk buffer. Of messages that go
-//! in pieces one at a time goes on. While anything
-//! waits for room nobody goes straight, because small frames could take the room a long one waits
-//! for again and again.
+//! long message does not stop the others; nor does one that waits for a bulk buffer. Of messages
+//! that go in pieces one at a time goes on. While anything waits for room nobody goes straight,
+//! because small frames could take the room a long one waits for again and again.
 
 use std::time::{Duration, Instant};
 

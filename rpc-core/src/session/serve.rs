@@ -144,8 +144,7 @@ impl Session {
 
     /// Whether anything waits for room (not for window).
     pub fn wants_room(&self) -> bool {
-        let waits = !self.serving.is_empty() || !self.begun.is_empty();
-        waits || !self.control.is_empty() || !self.without_buffer.is_empty()
+        !self.may_go_straight() || !self.without_buffer.is_empty()
     }
 
     /// Whether the next thing a stream sends is a message that goes by bulk.

@@ -18,8 +18,8 @@ pub struct UpgradeError {
 
 impl UpgradeError {
     /// Whether the queue pair was given up between two ends that had both set it up: the other end may
-    /// have changed its mind, and Soft-iWARP loses one connection in some thousands so when many are
-    /// made under load. Nothing is known to be wrong, so another attempt is worth it.
+    /// have changed its mind, and Soft-iWARP has lost a connection so now and then when many were made
+    /// under load. Nothing is known to be wrong, so another attempt is worth it.
     pub fn was_flushed(&self) -> bool {
         self.flushed
     }

@@ -1,5 +1,5 @@
-//! Copying what has arrived out of the ring, each byte once: the peer may be writing there, and what
-//! was checked must be what is used.
+//! Copying what has arrived out of the ring. The peer may be writing there, so what is checked and used is
+//! one copy of each byte; a look before that is a hint and no more.
 //!
 //! A burst that begins with a short frame is copied whole, and its place in the ring is free. One that
 //! begins with a long frame is copied frame by frame, as they are given out: a long one into memory of
@@ -28,9 +28,10 @@ pub(super) enum NextFrame {
 }
 
 impl<R: Region> Receiver<R> {
-    /// A burst was copied out: its place and its receive may be told of.
-    fn release(&mut self, burst: Arrived) {
-        self.credits.consume(burst);
+    /// The burst was copied out: its place and its receive may be told of.
+    fn release(&mut self) {
+        let (position, len_bytes) = (self.burst_position, self.burst_bytes as u64);
+        self.credits.consume(Arrived { position, len_bytes });
         self.receives_due += 1;
         self.look_at_credit();
     }
@@ -59,7 +60,7 @@ impl<R: Region> Receiver<R> {
         }
     }
 
-    /// The next frame of a burst that is still in the ring, and the burst if that was its last one.
+    /// The next frame of a burst that is still in the ring.
     fn frame_out_of_ring(&mut self) -> Result<NextFrame, LinkError> {
         let (burst_bytes, at) = (self.burst_bytes, self.cursor);
         if burst_bytes - at < FRAME_PREFIX_BYTES as usize {
@@ -109,10 +110,9 @@ impl<Q: QueuePair> RingLink<Q> {
         receiver.burst_bytes = len;
         receiver.burst_position = burst.position;
         receiver.cursor = BURST_HEADER_BYTES as usize;
-        if stays {
-            receiver.in_ring = Some(burst);
-        } else {
-            receiver.release(burst);
+        receiver.in_ring = stays;
+        if !stays {
+            receiver.release();
         }
         Ok(())
     }
@@ -121,7 +121,7 @@ impl<Q: QueuePair> RingLink<Q> {
     #[inline]
     pub(super) fn next_frame(&mut self) -> Result<NextFrame, LinkError> {
         let receiver = &mut self.receiver;
-        if receiver.in_ring.is_some() {
+        if receiver.in_ring {
             return self.next_long_frame();
         }
         let burst = &receiver.scratch[..receiver.burst_bytes];
@@ -143,8 +143,8 @@ impl<Q: QueuePair> RingLink<Q> {
     pub(super) fn discard_burst(&mut self) {
         let receiver = &mut self.receiver;
         receiver.cursor = receiver.burst_bytes;
-        if let Some(burst) = receiver.in_ring.take() {
-            receiver.release(burst);
+        if std::mem::take(&mut receiver.in_ring) {
+            receiver.release();
         }
     }
 }

@@ -76,8 +76,8 @@ pub(super) struct Receiver<R> {
     pub(super) burst_bytes: usize,
     pub(super) burst_position: u64,
     pub(super) cursor: usize,
-    /// The same, if it is copied out frame by frame and not in `scratch`.
-    pub(super) in_ring: Option<Arrived>,
+    /// Whether it is copied out frame by frame, and not in `scratch`.
+    pub(super) in_ring: bool,
     pub(super) long_frame_bytes: usize,
     /// Receives the device holds.
     pub(super) receives_posted: u64,

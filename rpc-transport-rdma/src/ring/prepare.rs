@@ -129,7 +129,7 @@ impl<Q: QueuePair> Prepared<Q> {
             scratch: Vec::new(),
             burst_bytes: 0,
             burst_position: 0,
-            in_ring: None,
+            in_ring: false,
             long_frame_bytes: config.long_frame_bytes,
             cursor: 0,
             receives_posted: u64::from(self.hello.receives),

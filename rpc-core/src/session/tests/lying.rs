@@ -4,7 +4,6 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::warm;
 use crate::wire::{Header, flag};
 
 const LIMITS: SessionConfig = SessionConfig {
@@ -92,8 +91,8 @@ fn check(end: &End) {
     for stream in &session.streams {
         if let Some(partial) = &stream.partial {
             let (len, room) = (partial.bytes.len(), partial.bytes.capacity());
-            // What lay idle is there already, but not to be had for nothing.
-            let idle = if len > 64 * 1024 { warm::MAX_IDLE_BYTES } else { 0 };
+            // Memory that lies idle already is had for more than a word, and fits.
+            let idle = if len > 64 * 1024 { 2 * partial.total } else { 0 };
             assert!(room <= (2 * len + 64 * 1024).max(idle), "{room} for {len}");
         }
     }
