@@ -280,6 +280,8 @@ impl<Q: QueuePair> FrameSink for RingLink<Q> {
             place = self.sender.staging.reserve(len, self.sender.fill_limit());
         }
         let Some(slot) = place else {
+            let limit = self.sender.fill_limit();
+            self.sender.staging.ran_short(limit);
             self.sender.want_room = Some(len);
             return Ok(None);
         };

@@ -7,8 +7,12 @@ use super::layout::{BURST_HEADER_BYTES, frame_slot_bytes, max_burst_bytes};
 /// A sender begins again at the ring's start after twice as much as is under way, and twice these:
 /// what a ring touches of memory, caches and address translation then follows its traffic. Going
 /// back takes credit for the bytes left out; what is left of it right after is as much as is under
-/// way, until the peer has released the first burst at the start.
+/// way, until the peer has released the first burst at the start. A sender that wanted more goes back
+/// later from then on ([`Staging::ran_short`]).
 pub(super) const CALM_BYTES: u64 = 2048;
+
+/// Of what was learnt by running short so much is forgotten with each lap: one part in so many.
+const FORGET: u64 = 32;
 
 /// Frames that lie together and leave as one work request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,6 +82,11 @@ pub(super) struct Staging {
     /// The length of the burst that left last, and what was under way when the last one began.
     last_burst_bytes: u64,
     last_held: u64,
+    /// Where the ring was begun again early. Until the peer has released that, the bytes left out are
+    /// missing.
+    came_back_to: Option<u64>,
+    /// What was missed the last times.
+    missed_bytes: u64,
 }
 
 impl Staging {
@@ -91,6 +100,8 @@ impl Staging {
             joinable_until: 0,
             last_burst_bytes: 0,
             last_held: 0,
+            came_back_to: None,
+            missed_bytes: 0,
         }
     }
 
@@ -135,7 +146,8 @@ impl Staging {
     /// ring's end are skipped for it.
     fn begin(&self, total: u64, held: u64) -> (u64, bool) {
         let offset = self.offset(self.head) as u64;
-        let calm = self.bursts.is_empty() && offset >= (CALM_BYTES + held + total) * 2;
+        let keeps = CALM_BYTES.max(self.missed_bytes);
+        let calm = self.bursts.is_empty() && offset >= (keeps + held + total) * 2;
         let skip = calm || offset + total > self.ring_bytes;
         (if skip { self.head + (self.ring_bytes - offset) } else { self.head }, skip)
     }
@@ -184,6 +196,9 @@ impl Staging {
     #[inline]
     pub(super) fn commit(&mut self) {
         let Some(reserved) = self.reserved.take() else { return };
+        if self.offset(reserved.burst.start) == 0 && reserved.begins {
+            self.note_lap(&reserved.burst);
+        }
         self.head = reserved.burst.end;
         self.joinable_until = reserved.joinable_until;
         if reserved.begins {
@@ -191,6 +206,24 @@ impl Staging {
             self.bursts.push_back(reserved.burst);
         } else if let Some(open) = self.bursts.back_mut() {
             open.end = reserved.burst.end;
+        }
+    }
+
+    /// A burst begins at the ring's start.
+    fn note_lap(&mut self, burst: &Burst) {
+        let fits = self.offset(self.head) as u64 + burst.len_bytes() <= self.ring_bytes;
+        self.came_back_to = (burst.skip && fits).then_some(burst.start);
+        self.missed_bytes -= self.missed_bytes.div_ceil(FORGET);
+    }
+
+    /// There was no room up to `limit`, and the sender has to wait for it. If that is so because the
+    /// ring was begun again early, it is begun again later from now on: what is under way at that
+    /// moment can be little because there is no room for more, and would stay so.
+    pub(super) fn ran_short(&mut self, limit: u64) {
+        // Once for each time.
+        if self.came_back_to.take_if(|start| limit < *start + self.ring_bytes).is_some() {
+            let missed_bytes = self.missed_bytes.max(CALM_BYTES) * 2;
+            self.missed_bytes = missed_bytes.min(self.ring_bytes / 2);
         }
     }
 
@@ -330,6 +363,28 @@ mod tests {
             staging.pop_front();
         }
         assert_eq!(staging.head, RING - 1024);
+    }
+
+    #[test]
+    fn a_ring_that_was_begun_again_too_early_is_begun_again_later() {
+        let mut staging = Staging::new(RING);
+        let (mut short, mut early) = (Vec::new(), 0);
+        for round in 0..200 {
+            // Everything was released, and then come few or many.
+            let limit = staging.head + RING;
+            for _ in 0..if round % 2 == 0 { 6 } else { 12 } {
+                if staging.reserve(1000, limit).is_none() {
+                    staging.ran_short(limit);
+                    short.push(round);
+                    break;
+                }
+                staging.commit();
+                early += u32::from(staging.came_back_to == Some(staging.front().unwrap().start));
+                staging.pop_front();
+            }
+        }
+        assert!((1..20).contains(&short.len()), "{short:?}");
+        assert!(early > 20, "it is still begun again early: {early}");
     }
 
     proptest! {
