@@ -67,7 +67,7 @@ impl<L: Link> Connection<L> {
             role,
             window_bytes: session.window_bytes(),
             max_message_bytes: config.max_message_bytes,
-            owner: SpinMutex::new(Owner::new(session, link)),
+            owner: SpinMutex::new(Owner::new(session, link, progress.polls())),
             jobs: SegQueue::new(),
             left: AtomicBool::new(false),
             lone: AtomicBool::new(false),

@@ -44,7 +44,7 @@ impl Pair {
         let client = Connection::new(Role::Client, SessionConfig::default(), busy, rigged, now());
         client.joins(crowd);
         let session = Session::new(Role::Server, SessionConfig::default(), far.limits(), now());
-        Pair { crowd: Arc::clone(crowd), client, server: Owner::new(session, far) }
+        Pair { crowd: Arc::clone(crowd), client, server: Owner::new(session, far, true) }
     }
 
     fn open(&self) -> Arc<Cell> {

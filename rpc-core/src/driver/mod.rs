@@ -32,6 +32,7 @@ mod help_tests;
 mod job;
 mod nap;
 mod owner;
+mod portion;
 mod progress;
 mod pulls;
 mod seat;

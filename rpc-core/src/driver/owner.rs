@@ -10,14 +10,12 @@ use super::body::INLINE_BYTES;
 use super::calls::{Applied, Calls};
 use super::cell::{Cell, End};
 use super::clock::Clock;
+use super::portion::Portion;
 use crate::link::{Link, LinkError, LinkErrorKind, Received};
 use crate::metadata::MetadataMap;
 use crate::poll_set::PollSet;
 use crate::session::{CANCELLED, FrameRef, Payload, Role, Session, SessionError, StreamId};
 use crate::status::{Code, RequestSeen, Status};
-
-/// Frames a pass takes before it sees to the other side: keeps one pass short.
-const FRAMES_PER_PASS: usize = 128;
 
 /// How long a connection that is otherwise done waits for the peer to pull what it was sent. The
 /// driver wakes at least every ten seconds, so it can be that much longer.
@@ -89,6 +87,8 @@ pub(super) struct Owner<L> {
     pub(super) link: Option<L>,
     pub(super) calls: Calls,
     pub(super) clock: Clock,
+    /// What the next pass takes.
+    portion: Portion,
     /// The peer was heard, and it has not been noted yet when.
     heard: bool,
     /// Why the connection is over, once it is.
@@ -131,12 +131,14 @@ pub(super) struct Owner<L> {
 }
 
 impl<L: Link> Owner<L> {
-    pub(super) fn new(session: Session, link: L) -> Owner<L> {
+    /// `polls`: whoever moves it along looks for news instead of sleeping.
+    pub(super) fn new(session: Session, link: L, polls: bool) -> Owner<L> {
         let calls = Calls::default();
         Owner {
             session,
             calls,
             clock: Clock::new(),
+            portion: Portion::new(polls),
             heard: false,
             dead: None,
             link_failed: false,
@@ -256,13 +258,20 @@ impl<L: Link> Owner<L> {
         &mut self,
         bind: &mut dyn FnMut(u16, &str) -> Option<usize>,
     ) -> Result<usize, Failure> {
-        for count in 0..FRAMES_PER_PASS {
+        let (most_frames, most_bytes) = self.portion.begin();
+        let (mut frames, mut bytes) = (0, 0);
+        while frames < most_frames && bytes < most_bytes {
             let Owner { link: Some(link), session, calls, clock, .. } = self else {
-                return Ok(count);
+                return Ok(frames);
             };
-            let event = match link.receive()? {
-                None => return Ok(count),
-                Some(Received::Frame(frame)) => {
+            let Some(received) = link.receive()? else {
+                self.portion.taken(false);
+                return Ok(frames);
+            };
+            frames += 1;
+            let event = match received {
+                Received::Frame(frame) => {
+                    bytes += frame.len();
                     if calls.take_bare(session, clock, frame) {
                         continue;
                     }
@@ -270,12 +279,13 @@ impl<L: Link> Owner<L> {
                     let event = session.handle_frame(clock.now(), frame)?;
                     calls.apply(session.role(), event, bind)
                 }
-                Some(Received::Owned(frame)) => {
+                Received::Owned(frame) => {
+                    bytes += frame.len();
                     let frame = FrameRef { bytes: &frame, owner: Some(&frame) };
                     let event = session.handle_frame(clock.now(), frame)?;
                     calls.apply(session.role(), event, bind)
                 }
-                Some(Received::Pulled { ticket, message }) => {
+                Received::Pulled { ticket, message } => {
                     self.delivered = true;
                     calls.pulls.finished(session, ticket, message);
                     Applied::Nothing
@@ -300,7 +310,8 @@ impl<L: Link> Owner<L> {
                 }
             }
         }
-        Ok(FRAMES_PER_PASS)
+        self.portion.taken(true);
+        Ok(frames)
     }
 
     /// Sends what waits and wakes whom that lets go on.

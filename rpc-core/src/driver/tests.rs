@@ -139,7 +139,7 @@ impl Link for Rigged {
 fn failing(frames_left: usize) -> (Owner<Rigged>, MemoryLink) {
     let (link, far) = pair(MemoryConfig::default());
     let session = Session::new(Role::Client, SessionConfig::default(), link.limits(), now());
-    (Owner::new(session, Rigged { frames_left, ..Rigged::new(link) }), far)
+    (Owner::new(session, Rigged { frames_left, ..Rigged::new(link) }, false), far)
 }
 
 fn unary<'a>(metadata: &'a MetadataMap, message: &'a Bytes) -> OpenRequest<'a> {
@@ -464,7 +464,8 @@ fn a_call_that_ended_before_its_handler_did_finds_that_in_its_mailbox() {
 fn a_message_that_was_pulled_is_out_of_the_driver_before_the_next_pull_begins() {
     let (near, far) = pair(MemoryConfig::default());
     let owner = |role, link: MemoryLink| {
-        Owner::new(Session::new(role, SessionConfig::default(), link.limits(), now()), link)
+        let session = Session::new(role, SessionConfig::default(), link.limits(), now());
+        Owner::new(session, link, false)
     };
     let (mut client, mut server) = (owner(Role::Client, near), owner(Role::Server, far));
     let (metadata, long) = (MetadataMap::new(), Bytes::from(vec![7; 40_000]));
