@@ -104,6 +104,10 @@ impl Session {
             let stream = &mut self.streams[slot as usize];
             stream.listed = false;
             if !stream.can_serve() {
+                // Cancelled, maybe amid its turn.
+                if goes_on {
+                    self.begun_turn_bytes = 0;
+                }
                 continue;
             }
             let before = stream.send_position;

@@ -104,6 +104,28 @@ fn all_short_ones_have_their_turn_between_two_pieces_of_a_long_one() {
     assert!(!pair.client.session.streams[other.slot()].has_queue());
 }
 
+#[test]
+fn the_next_has_a_whole_turn_after_one_that_was_cancelled_in_its_own() {
+    let mut pair = pair();
+    let ids = amid_messages(&mut pair, &[20_000_000, 20_000_000, 20_000_000]);
+    pair.client.sink.room_bytes = 3 << 20;
+    pair.client.transmit();
+    let [first, second, third] = [0, 1, 2].map(|at: usize| ids[at].slot() as u32 + 1);
+    assert_eq!(order(&mut pair), [first], "amid its turn");
+    pair.client.sink.out.clear();
+    pair.client.session.cancel(ids[0], CANCELLED);
+    pair.client.sink.room_bytes = usize::MAX;
+    pair.client.transmit();
+    assert_eq!(order(&mut pair)[..2], [second, third]);
+    let frames = pair.client.sink.out.iter().map(|frame| Header::parse(frame).unwrap());
+    let turn: usize = frames
+        .filter(|(header, _)| header.kind == Kind::Message as u8)
+        .take_while(|(header, _)| header.stream == second)
+        .map(|(_, body)| body.len())
+        .sum();
+    assert!(turn >= 4 << 20, "{turn}");
+}
+
 /// What the list of turns still names may belong to another call by then.
 #[test]
 fn a_cancelled_message_leaves_its_turn_to_the_next() {
