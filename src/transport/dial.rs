@@ -170,22 +170,53 @@ fn with_reasons(first: &str, reasons: &[(TransportKind, String)]) -> String {
     format!("{first}; {}", sentences_of(reasons))
 }
 
+/// Makes an attempt until one does not end in vain; the last one may not.
+async fn attempts<T, E, F>(mut attempt: impl FnMut(bool) -> F) -> Result<T, E>
+where
+    F: Future<Output = Result<Option<T>, E>>,
+{
+    let mut left = VAIN_ATTEMPTS;
+    loop {
+        if let Some(made) = attempt(left > 0).await? {
+            return Ok(made);
+        }
+        left -= 1;
+    }
+}
+
 impl Connector for Dialer {
     fn connect(
         &self,
     ) -> Pin<Box<dyn Future<Output = Result<ClientConnection, ConnectError>> + Send + '_>> {
-        Box::pin(async {
-            let mut vain_attempts_left = VAIN_ATTEMPTS;
-            loop {
-                if let Some(connection) = self.dial(vain_attempts_left > 0).await? {
-                    return Ok(connection);
-                }
-                vain_attempts_left -= 1;
-            }
-        })
+        Box::pin(attempts(|may_end_in_vain| self.dial(may_end_in_vain)))
     }
 
     fn target(&self) -> String {
         self.target.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_attempt_in_vain_is_made_once_more_and_a_failure_is_final() {
+        let mut told = Vec::new();
+        let made: Result<u32, &str> = attempts(|may_end_in_vain| {
+            told.push(may_end_in_vain);
+            let number = told.len() as u32;
+            async move { Ok((number > 1).then_some(number)) }
+        })
+        .await;
+        assert_eq!((made, told), (Ok(2), vec![true, false]));
+
+        let mut calls = 0;
+        let failed: Result<u32, &str> = attempts(|_| {
+            calls += 1;
+            async { Err("refused") }
+        })
+        .await;
+        assert_eq!((failed, calls), (Err("refused"), 1));
     }
 }
