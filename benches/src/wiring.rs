@@ -11,7 +11,7 @@ fn progress(options: &Options) -> Progress {
     }
 }
 
-/// `rdma` or `shm`, with `-event` to sleep instead of polling, `tcp` or `unix`.
+/// `rdma`, `shm`, `tcp` or `unix`, with `-event` to sleep instead of polling.
 pub(crate) fn client_config(options: &Options) -> Result<ClientConfig, String> {
     let target = match options.transport.trim_end_matches("-event") {
         "unix" => format!("unix:{}", options.addr),
@@ -21,6 +21,7 @@ pub(crate) fn client_config(options: &Options) -> Result<ClientConfig, String> {
     let target = target.parse().map_err(|error| format!("{error}"))?;
     let mut config = ClientConfig::new(target).resolve().map_err(|error| error.to_string())?;
     config.shm.progress = progress(options);
+    config.tcp.progress = progress(options);
     config.rdma.progress = progress(options);
     config.limits.max_message_bytes = MAX_MESSAGE_BYTES;
     Ok(config)
@@ -33,6 +34,7 @@ pub(crate) fn server_config(options: &Options) -> Result<ServerConfig, String> {
     };
     let mut config = ServerConfig::new(listen.parse().map_err(|error| format!("{error}"))?);
     config.shm.progress = progress(options);
+    config.tcp.progress = progress(options);
     config.rdma.progress = progress(options);
     config.limits.max_message_bytes = MAX_MESSAGE_BYTES;
     Ok(config)

@@ -10,6 +10,7 @@ BLUE, GREEN, RED, PURPLE, GREY = "#0068a8", "#00785a", "#c24e00", "#a3437c", "#5
 STYLES = {
     "shm-busy": Style(BLUE, "", "circle"), "shm-adaptive": Style(BLUE, "7 3", "square"),
     "shm-event": Style(BLUE, "2 3", "triangle"), "tcp": Style(GREEN, "", "circle"),
+    "tcp-event": Style(GREEN, "2 3", "triangle"),
     "unix": Style(GREEN, "7 3", "square"), "tonic-tcp": Style(RED, "", "diamond"),
     "tonic-unix": Style(RED, "7 3", "square"), "tarpc-tcp": Style(PURPLE, "", "diamond"),
     "raw-tcp": Style(GREY, "2 3", "circle"),

@@ -199,6 +199,12 @@ pub trait Link: FrameSink + Send + 'static {
         200
     }
 
+    /// Whether looking again at once can find news. Where only the runtime brings them (sockets, which
+    /// it asks the kernel about all at once), whoever polls lets it have a turn between two looks.
+    fn is_looked_at_in_place(&self) -> bool {
+        true
+    }
+
     /// Ready when `receive` may bring something, when room has appeared after `reserve`,
     /// `bulk_reserve` or `bulk_pull` said there was none, or when unsent frames can move on.
     /// Otherwise arms the link, looks once more (so that nothing falls between), and keeps the

@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use proptest::prelude::*;
 use rdma_rpc_core::link::{BulkDescriptor, FrameSink, Link, LinkError, LinkErrorKind, Received};
+use rdma_rpc_core::poll_set::PollSet;
 use rdma_rpc_transport_tcp::{Keepalive, Socket, SocketOptions, TcpLink, TcpLinkOptions};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
@@ -190,6 +191,50 @@ async fn readiness_is_never_missed_under_ping_pong() {
                 .expect("readiness was missed");
         }
         echo.await.unwrap();
+    }
+}
+
+/// In a poll set the kernel wakes as ever, and the set sends to sleep whoever has waited too long.
+#[tokio::test]
+async fn a_link_in_a_poll_set_is_woken_by_frames_and_by_the_end_of_its_patience() {
+    for unix in [false, true] {
+        let (mut near, mut far) = links(unix, &SocketOptions::default()).await;
+        let set = PollSet::current(Some(Duration::from_millis(20)));
+        for number in 0..100 {
+            let woken = poll_fn(|cx| near.poll_ready_in(cx, &set));
+            let sent = async {
+                tokio::task::yield_now().await;
+                let message = frame(number, 100);
+                far.reserve(100).unwrap().unwrap().copy_from_slice(&message);
+                far.commit();
+                far.flush().unwrap();
+            };
+            let (ready, ()) = timeout(HANG, async { tokio::join!(woken, sent) }).await.unwrap();
+            ready.unwrap();
+            let received = loop {
+                match near.receive().unwrap() {
+                    Some(Received::Frame(received)) => break received.to_vec(),
+                    Some(other) => panic!("{other:?}"),
+                    None => timeout(HANG, poll_fn(|cx| near.poll_ready_in(cx, &set)))
+                        .await
+                        .expect("a frame was missed")
+                        .unwrap(),
+                }
+            };
+            assert_eq!(received, frame(number, 100));
+        }
+        // Nothing comes any more: the set wakes the link's owner for nothing, once.
+        assert!(near.receive().unwrap().is_none());
+        let mut looks = 0;
+        let told = poll_fn(|cx| {
+            looks += 1;
+            match near.poll_ready_in(cx, &set) {
+                Poll::Pending if looks == 1 => Poll::Pending,
+                ready => Poll::Ready(ready),
+            }
+        });
+        assert!(timeout(HANG, told).await.expect("its patience ends").is_pending());
+        assert_eq!(looks, 2);
     }
 }
 

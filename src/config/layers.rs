@@ -41,8 +41,8 @@ const VARIABLES: [(&str, As, &[&str]); 14] = [
     ("RDMA_RPC_MAX_SEND_MESSAGE_BYTES", As::Size, &["limits.max_send_message_bytes"]),
     ("RDMA_RPC_LOCAL_ADDRESS", As::Text, &["tcp.local_address"]),
     ("RDMA_RPC_DEVICE", As::Text, &["rdma.device"]),
-    ("RDMA_RPC_PROGRESS", As::Text, &["rdma.progress", "shm.progress"]),
-    ("RDMA_RPC_SPIN_US", As::Number, &["rdma.spin_us", "shm.spin_us"]),
+    ("RDMA_RPC_PROGRESS", As::Text, &["rdma.progress", "shm.progress", "tcp.progress"]),
+    ("RDMA_RPC_SPIN_US", As::Number, &["rdma.spin_us", "shm.spin_us", "tcp.spin_us"]),
     ("RDMA_RPC_DIRECT_READS", As::Switch, &["shm.direct_reads"]),
 ];
 

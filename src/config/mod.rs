@@ -43,8 +43,8 @@
 //! | `RDMA_RPC_MAX_SEND_MESSAGE_BYTES` | `limits.max_send_message_bytes` |
 //! | `RDMA_RPC_LOCAL_ADDRESS` | `tcp.local_address` |
 //! | `RDMA_RPC_DEVICE` | `rdma.device` |
-//! | `RDMA_RPC_PROGRESS` | `rdma.progress` and `shm.progress` |
-//! | `RDMA_RPC_SPIN_US` | `rdma.spin_us` and `shm.spin_us` |
+//! | `RDMA_RPC_PROGRESS` | `rdma.progress`, `shm.progress` and `tcp.progress` |
+//! | `RDMA_RPC_SPIN_US` | `rdma.spin_us`, `shm.spin_us` and `tcp.spin_us` |
 //! | `RDMA_RPC_DIRECT_READS` | `shm.direct_reads`: `true` or `false` |
 //!
 //! Empty variables count as not set. Client variables do not concern a server, nor the other way

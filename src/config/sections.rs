@@ -10,6 +10,8 @@ use super::{ConfigError, Transport};
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
 const GIB: usize = 1 << 30;
+/// More than a second is `busy`.
+const MAX_SPIN_US: u64 = 1_000_000;
 
 /// The longest timeout, in milliseconds: one day.
 pub(super) const MAX_TIMEOUT_MS: u64 = 24 * 3600 * 1000;
@@ -283,7 +285,7 @@ fn check_ring(
     threshold: usize,
     pool: usize,
 ) -> Result<(), ConfigError> {
-    within(&format!("{section}.spin_us"), spin_us, 0, 1_000_000)?;
+    within(&format!("{section}.spin_us"), spin_us, 0, MAX_SPIN_US)?;
     let key = format!("{section}.ring_bytes");
     bytes_within(&key, ring, 16 * KIB, GIB)?;
     if !ring.is_power_of_two() {
@@ -297,6 +299,10 @@ fn check_ring(
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TcpConfig {
+    /// How arrivals are noticed, on Unix sockets too. Default adaptive.
+    pub progress: Progress,
+    /// How long adaptive progress polls before it sleeps. Default 50.
+    pub spin_us: u64,
     /// The longest frame. Default 1088 KiB: messages of a mebibyte go in one piece.
     #[serde(deserialize_with = "size")]
     pub max_frame_bytes: usize,
@@ -320,7 +326,10 @@ pub struct TcpConfig {
 
 impl Default for TcpConfig {
     fn default() -> Self {
+        let RdmaConfig { progress, spin_us, .. } = RdmaConfig::default();
         TcpConfig {
+            progress,
+            spin_us,
             max_frame_bytes: 1088 * KIB,
             staging_bytes: 256 * KIB,
             max_owned_bytes: MIB,
@@ -333,6 +342,7 @@ impl Default for TcpConfig {
 
 impl TcpConfig {
     pub(super) fn check(&self) -> Result<(), ConfigError> {
+        within("tcp.spin_us", self.spin_us, 0, MAX_SPIN_US)?;
         bytes_within("tcp.max_frame_bytes", self.max_frame_bytes, 4 * KIB, 16 * MIB)?;
         bytes_within("tcp.staging_bytes", self.staging_bytes, 4 * KIB, 64 * MIB)?;
         bytes_within("tcp.max_owned_bytes", self.max_owned_bytes, 0, GIB)?;

@@ -24,9 +24,20 @@ pub(crate) struct Settings {
     session: SessionConfig,
     shm: config::ShmConfig,
     rdma: config::RdmaConfig,
+    /// Of a connection on a socket.
+    on_socket: Progress,
     pub(super) bootstrap: BootstrapOptions,
     pub(super) tcp: TcpLinkOptions,
     pub(super) transports: Vec<config::Transport>,
+}
+
+fn progress(mode: config::Progress, spin_us: u64) -> Progress {
+    let mode = match mode {
+        config::Progress::Busy => ProgressMode::Busy,
+        config::Progress::Adaptive => ProgressMode::Adaptive,
+        config::Progress::Event => ProgressMode::Event,
+    };
+    Progress { mode, spin: Duration::from_micros(spin_us) }
 }
 
 impl Settings {
@@ -94,6 +105,7 @@ impl Settings {
                 socket,
                 ..BootstrapOptions::default()
             },
+            on_socket: progress(tcp.progress, tcp.spin_us),
             tcp: link,
             transports: transports.to_vec(),
         }
@@ -103,29 +115,21 @@ impl Settings {
         self.transports.contains(&transport)
     }
 
-    /// A connection on a socket: polling a socket is a system call each time, so it sleeps.
+    /// A connection on a socket.
     pub(super) fn on_socket(&self) -> ConnectionConfig {
-        ConnectionConfig { session: self.session, progress: Progress::EVENT }
+        ConnectionConfig { session: self.session, progress: self.on_socket }
     }
 
     /// A connection on a ring in shared memory.
     pub(super) fn on_shm(&self) -> ConnectionConfig {
-        self.on_ring(self.shm.progress, self.shm.spin_us)
+        let progress = progress(self.shm.progress, self.shm.spin_us);
+        ConnectionConfig { session: self.session, progress }
     }
 
     /// A connection on a ring over a verbs device.
     pub(super) fn on_rdma(&self) -> ConnectionConfig {
-        self.on_ring(self.rdma.progress, self.rdma.spin_us)
-    }
-
-    fn on_ring(&self, progress: config::Progress, spin_us: u64) -> ConnectionConfig {
-        let mode = match progress {
-            config::Progress::Busy => ProgressMode::Busy,
-            config::Progress::Adaptive => ProgressMode::Adaptive,
-            config::Progress::Event => ProgressMode::Event,
-        };
-        let spin = Duration::from_micros(spin_us);
-        ConnectionConfig { session: self.session, progress: Progress { mode, spin } }
+        let progress = progress(self.rdma.progress, self.rdma.spin_us);
+        ConnectionConfig { session: self.session, progress }
     }
 
     pub(super) fn shm_device(&self) -> shm::ShmConfig {

@@ -44,6 +44,8 @@ pub(crate) struct Connection<L> {
     window_bytes: u64,
     max_message_bytes: usize,
     progress: Progress,
+    /// The link is one that can be looked at in place.
+    in_place: bool,
     /// The connection is over or takes no new calls.
     closed: AtomicBool,
     /// The runtime's, once the driver runs there and where it polls.
@@ -67,6 +69,7 @@ impl<L: Link> Connection<L> {
             role,
             window_bytes: session.window_bytes(),
             max_message_bytes: config.max_message_bytes,
+            in_place: link.is_looked_at_in_place(),
             owner: SpinMutex::new(Owner::new(session, link, progress.polls())),
             jobs: SegQueue::new(),
             left: AtomicBool::new(false),
@@ -84,6 +87,16 @@ impl<L: Link> Connection<L> {
 
     pub(super) fn progress(&self) -> Progress {
         self.progress
+    }
+
+    /// Whether looking again at once can find news.
+    pub(super) fn is_looked_at_in_place(&self) -> bool {
+        self.in_place
+    }
+
+    /// Whether a caller that is alone looks for its answer itself.
+    fn callers_poll(&self) -> bool {
+        self.in_place && self.progress.polls()
     }
 
     /// The driver runs among these.
@@ -296,7 +309,7 @@ impl<L: Link> Conn for Connection<L> {
         if let Some(mut owner) = self.try_lock() {
             self.run_jobs(&mut owner);
             // The same question as in `help`.
-            let alone = self.progress.polls() && owner.session.open_streams() == 0;
+            let alone = self.callers_poll() && owner.session.open_streams() == 0;
             let alone = alone && !self.is_crowded();
             if !alone && let Some(crowd) = self.crowd.get() {
                 crowd.patience.saw_two();
@@ -427,7 +440,7 @@ impl<L: Link> Conn for Connection<L> {
 
     fn help(&self, cell: &Cell) -> bool {
         // Where others wait on the same threads, the drivers and the set poll for all of us.
-        if !self.progress.polls() || !self.lone.load(Ordering::Relaxed) || self.is_crowded() {
+        if !self.callers_poll() || !self.lone.load(Ordering::Relaxed) || self.is_crowded() {
             return false;
         }
         let patience = self.crowd.get().map(|crowd| &crowd.patience);

@@ -384,6 +384,7 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
                     return Poll::Pending;
                 }
                 Some(Turn::Quiet) => match self.after_quiet() {
+                    Quiet::LookAgain if !self.connection.is_looked_at_in_place() => break,
                     Quiet::LookAgain => std::hint::spin_loop(),
                     Quiet::JoinSet => {
                         if self.poll_sleep(cx, true).is_pending() {
@@ -434,9 +435,12 @@ impl<L: Link, A> Drop for Driver<L, A> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicUsize;
+
     use super::*;
     use crate::client::Nothing;
     use crate::driver::Progress;
+    use crate::driver::tests::Rigged;
     use crate::memory::{MemoryConfig, pair};
     use crate::session::SessionConfig;
 
@@ -462,5 +466,26 @@ mod tests {
         }
         driver.undated_news = true;
         assert_eq!(driver.after_quiet(), Quiet::LookAgain, "news that nobody has dated is new");
+    }
+
+    /// Only the runtime brings news of a socket: it must have its turn after each look.
+    #[tokio::test]
+    async fn whoever_polls_a_socket_lets_the_runtime_look_in_between() {
+        for (in_place, looks) in [(true, PASSES_PER_TURN), (false, 1)] {
+            let (link, _far) = pair(MemoryConfig::default());
+            let mut link = Rigged::new(link);
+            let count = Arc::new(AtomicUsize::new(0));
+            let counted = Arc::clone(&count);
+            link.in_place = in_place;
+            link.at_receive = Box::new(move || {
+                counted.fetch_add(1, Ordering::Relaxed);
+            });
+            let busy = Progress { mode: ProgressMode::Busy, ..Progress::default() };
+            let (role, config) = (Role::Client, SessionConfig::default());
+            let connection = Arc::new(Connection::new(role, config, busy, link, now()));
+            let mut driver = Driver::new(connection, Nothing);
+            assert!(driver.run(&mut Context::from_waker(Waker::noop())).is_pending());
+            assert_eq!(count.load(Ordering::Relaxed), looks, "in place: {in_place}");
+        }
     }
 }

@@ -31,12 +31,14 @@ pub(super) struct Rigged {
     link: MemoryLink,
     /// Frames until it fails.
     frames_left: usize,
-    at_receive: Box<dyn FnMut() + Send>,
+    pub(super) at_receive: Box<dyn FnMut() + Send>,
     /// A pull comes when the link is asked for the so manieth time, as with a link whose owner
     /// makes the copies itself; 0: it is passed on at once.
     pub(super) pull_turns: usize,
     pull: Option<(u64, BulkDescriptor, usize)>,
     turns_left: usize,
+    /// As a socket is not.
+    pub(super) in_place: bool,
 }
 
 impl Rigged {
@@ -49,6 +51,7 @@ impl Rigged {
             pull_turns: 0,
             pull: None,
             turns_left: 0,
+            in_place: true,
         }
     }
 }
@@ -104,6 +107,10 @@ impl Link for Rigged {
 
     fn flushes_early(&self) -> bool {
         true
+    }
+
+    fn is_looked_at_in_place(&self) -> bool {
+        self.in_place
     }
 
     fn receive(&mut self) -> Result<Option<Received<'_>>, LinkError> {

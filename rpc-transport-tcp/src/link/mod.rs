@@ -39,12 +39,15 @@ mod send;
 
 use std::fmt;
 use std::io;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use rdma_rpc_core::link::{
     BulkDescriptor, FrameSink, Link, LinkError, LinkInfo, LinkLimits, Received,
 };
+
+use rdma_rpc_core::poll_set::{Look, PollSet, Watched};
 
 use self::receive::{Inbound, Next};
 use self::send::Outbound;
@@ -83,6 +86,15 @@ impl Default for TcpLinkOptions {
     }
 }
 
+/// A socket, as a poll set sees it: news of it come by the runtime.
+struct Unseen;
+
+impl Look for Unseen {
+    fn has_news(&self, _scan: u64) -> bool {
+        false
+    }
+}
+
 /// Frames over a TCP or Unix socket.
 pub struct TcpLink {
     /// `None` only once the socket has been handed to its farewell in `drop`.
@@ -99,6 +111,8 @@ pub struct TcpLink {
     write_broken: Option<LinkError>,
     /// Our end of stream has been sent.
     shut: bool,
+    /// For the runtime's poll set.
+    waits: Arc<Watched<Unseen>>,
 }
 
 impl TcpLink {
@@ -123,6 +137,7 @@ impl TcpLink {
             room_appeared: false,
             write_broken: None,
             shut: false,
+            waits: Watched::new(Unseen),
         }
     }
 
@@ -134,6 +149,22 @@ impl TcpLink {
     /// Bytes of buffers this link holds now, both ways.
     pub fn buffered_capacity_bytes(&self) -> usize {
         self.out.capacity_bytes() + self.inbound.capacity_bytes()
+    }
+
+    fn wait_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LinkError>> {
+        let room_appeared = std::mem::take(&mut self.room_appeared);
+        if room_appeared || self.write_broken.is_some() || self.inbound.has_frame() {
+            return Poll::Ready(Ok(()));
+        }
+        let socket = live(&self.socket)?;
+        let failed = |error: io::Error| LinkError::io(format!("the runtime is gone: {error}"));
+        if let Poll::Ready(ready) = socket.poll_read_ready(cx) {
+            return Poll::Ready(ready.map_err(failed));
+        }
+        if self.out.is_empty() {
+            return Poll::Pending;
+        }
+        socket.poll_write_ready(cx).map_err(failed)
     }
 
     fn check_len(&self, len: usize) -> Result<(), LinkError> {
@@ -264,20 +295,27 @@ impl Link for TcpLink {
         !self.out.is_empty()
     }
 
+    fn is_looked_at_in_place(&self) -> bool {
+        false
+    }
+
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LinkError>> {
-        let room_appeared = std::mem::take(&mut self.room_appeared);
-        if room_appeared || self.write_broken.is_some() || self.inbound.has_frame() {
-            return Poll::Ready(Ok(()));
+        self.waits.leave();
+        self.wait_ready(cx)
+    }
+
+    /// The kernel wakes all the same; but a set that has somebody to look after does not sleep, and so
+    /// neither does the runtime, which then looks at its sockets all the time.
+    fn poll_ready_in(
+        &mut self,
+        cx: &mut Context<'_>,
+        set: &PollSet,
+    ) -> Poll<Result<(), LinkError>> {
+        let ready = self.wait_ready(cx);
+        if ready.is_pending() {
+            set.watch(&self.waits, cx.waker());
         }
-        let socket = live(&self.socket)?;
-        let failed = |error: io::Error| LinkError::io(format!("the runtime is gone: {error}"));
-        if let Poll::Ready(ready) = socket.poll_read_ready(cx) {
-            return Poll::Ready(ready.map_err(failed));
-        }
-        if self.out.is_empty() {
-            return Poll::Pending;
-        }
-        socket.poll_write_ready(cx).map_err(failed)
+        ready
     }
 
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LinkError>> {
@@ -312,6 +350,7 @@ impl Link for TcpLink {
 
 impl Drop for TcpLink {
     fn drop(&mut self) {
+        self.waits.leave();
         // After an orderly close the peer may still have to read what we sent, and unread bytes
         // of its own would turn our close into a reset.
         if !self.shut || self.inbound.ended() {

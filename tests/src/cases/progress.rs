@@ -1,4 +1,4 @@
-//! How a ring waits for news: each mode does the same.
+//! How a connection waits for news: each mode does the same.
 
 use std::time::Duration;
 
@@ -12,12 +12,12 @@ use crate::proto::test_service_client::TestServiceClient;
 const MINUTE: Duration = Duration::from_secs(60);
 
 fn set(tuning: &mut Tuning, client: Progress, server: Progress) {
-    for (shm, rdma, progress) in [
-        (&mut tuning.client.shm, &mut tuning.client.rdma, client),
-        (&mut tuning.server.shm, &mut tuning.server.rdma, server),
-    ] {
-        (shm.progress, rdma.progress) = (progress, progress);
-    }
+    tuning.client.shm.progress = client;
+    tuning.client.rdma.progress = client;
+    tuning.client.tcp.progress = client;
+    tuning.server.shm.progress = server;
+    tuning.server.rdma.progress = server;
+    tuning.server.tcp.progress = server;
 }
 
 async fn everything(world: &World) {
@@ -58,6 +58,7 @@ pub async fn adaptive(place: Place) {
             set(tuning, Progress::Adaptive, Progress::Adaptive);
             (tuning.client.shm.spin_us, tuning.server.shm.spin_us) = (spin_us, spin_us);
             (tuning.client.rdma.spin_us, tuning.server.rdma.spin_us) = (spin_us, spin_us);
+            (tuning.client.tcp.spin_us, tuning.server.tcp.spin_us) = (spin_us, spin_us);
         };
         everything(&place.tuned(tune).await).await;
     }
