@@ -46,7 +46,6 @@ use bytes::Bytes;
 use rdma_rpc_core::link::{
     BulkDescriptor, FrameSink, Link, LinkError, LinkInfo, LinkLimits, Received,
 };
-
 use rdma_rpc_core::poll_set::{Look, PollSet, Watched};
 
 use self::receive::{Inbound, Next};
