@@ -170,6 +170,10 @@ impl Socket {
             if let Some(keepalive) = options.keepalive {
                 set_keepalive(&raw, keepalive)?;
             }
+            #[cfg(target_os = "linux")]
+            if is_within_host(stream) {
+                leave_bbr(&raw);
+            }
         }
         Ok(())
     }
@@ -370,6 +374,29 @@ fn explain_connect(address: &Address, peer: Option<SocketAddr>, error: &io::Erro
         _ => "",
     };
     io::Error::new(error.kind(), format!("cannot connect to {name}: {error}{advice}"))
+}
+
+/// Whether both ends are on this host, so that nothing but its kernel lies between.
+#[cfg(target_os = "linux")]
+fn is_within_host(stream: &TcpStream) -> bool {
+    match (stream.local_addr(), stream.peer_addr()) {
+        (Ok(local), Ok(peer)) => peer.ip().is_loopback() || peer.ip() == local.ip(),
+        _ => false,
+    }
+}
+
+/// Within a host there is no path whose bandwidth and delay BBR could learn. Its window of sixteen
+/// segments (of 64 KiB there) ends just before a mebibyte does, and its probes send again what is
+/// already there: a call of 1 MiB took 1.9 times as long as with cubic, sixteen of 64 KiB 2.5 times.
+/// So where it is the system's choice, another takes its place; if none may, it stays.
+#[cfg(target_os = "linux")]
+fn leave_bbr(raw: &SockRef<'_>) {
+    if raw.tcp_congestion().is_ok_and(|name| name.starts_with(b"bbr")) {
+        let left = raw.set_tcp_congestion(b"cubic").or_else(|_| raw.set_tcp_congestion(b"reno"));
+        if let Err(error) = left {
+            tracing::debug!(%error, "a connection within this host stays with BBR");
+        }
+    }
 }
 
 fn set_keepalive(raw: &SockRef<'_>, keepalive: Keepalive) -> io::Result<()> {

@@ -552,3 +552,23 @@ async fn a_killed_peer_is_noticed_while_asleep() {
     let (end, ()) = tokio::join!(next(&mut link), killer);
     assert_eq!(end.unwrap_err().kind(), LinkErrorKind::Closed);
 }
+
+/// BBR is not for connections within a host; any other choice of the system stays.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_connection_within_the_host_leaves_bbr_and_nothing_else() {
+    let systems = std::fs::read("/proc/sys/net/ipv4/tcp_congestion_control").unwrap();
+    let systems = systems.trim_ascii_end();
+    let (near, far) = tcp_streams().await;
+    for stream in [near, far] {
+        let raw = socket2::SockRef::from(&stream).try_clone().unwrap();
+        let _socket = Socket::from_tcp(stream, &SocketOptions::default()).unwrap();
+        let name = raw.tcp_congestion().unwrap();
+        let name = name.split(|byte| *byte == 0).next().unwrap();
+        if systems.starts_with(b"bbr") {
+            assert!([&b"cubic"[..], b"reno"].contains(&name), "{name:?}");
+        } else {
+            assert_eq!(name, systems);
+        }
+    }
+}
