@@ -309,9 +309,10 @@ impl<L: Link> Conn for Connection<L> {
         if let Some(mut owner) = self.try_lock() {
             self.run_jobs(&mut owner);
             // The same question as in `help`.
-            let alone = self.callers_poll() && owner.session.open_streams() == 0;
-            let alone = alone && !self.is_crowded();
-            if !alone && let Some(crowd) = self.crowd.get() {
+            let polls = self.callers_poll();
+            let alone = polls && owner.session.open_streams() == 0 && !self.is_crowded();
+            let in_company = polls && !alone;
+            if in_company && let Some(crowd) = self.crowd.get() {
                 crowd.patience.saw_two();
             }
             let left = waker.filter(|_| !alone);

@@ -37,10 +37,14 @@ impl Pair {
     }
 
     fn among(crowd: &Arc<Crowd>, pull_turns: usize) -> Pair {
+        Pair::rigged(crowd, |link| link.pull_turns = pull_turns)
+    }
+
+    fn rigged(crowd: &Arc<Crowd>, rig: impl FnOnce(&mut Rigged)) -> Pair {
         let (link, far) = pair(MemoryConfig::default());
         let busy = Progress { mode: ProgressMode::Busy, ..Progress::default() };
         let mut rigged = Rigged::new(link);
-        rigged.pull_turns = pull_turns;
+        rig(&mut rigged);
         let client = Connection::new(Role::Client, SessionConfig::default(), busy, rigged, now());
         client.joins(crowd);
         let session = Session::new(Role::Server, SessionConfig::default(), far.limits(), now());
@@ -96,6 +100,18 @@ async fn the_first_to_call_again_lets_the_others_run_and_polls_in_place_only_whe
             assert!(cell.has_news());
         }
     }
+}
+
+/// A caller of a socket never polls in place, alone or not: its call says nothing of two.
+#[test]
+fn a_call_on_a_socket_is_no_second_caller() {
+    let crowd = Crowd::new(1);
+    let socket = Pair::rigged(&crowd, |link| link.in_place = false);
+    let at = now();
+    assert!(!crowd.patience.begin_lone_wait(at) && crowd.patience.begin_lone_wait(at));
+    let cell = socket.open();
+    assert!(!socket.client.help(&cell));
+    assert!(crowd.patience.begin_lone_wait(at));
 }
 
 /// The others may call on other connections: they want the same thread.
