@@ -387,7 +387,7 @@ fn is_within_host(stream: &TcpStream) -> bool {
 
 /// Within a host there is no path whose bandwidth and delay BBR could learn. Its window of sixteen
 /// segments (of 64 KiB there) ends just before a mebibyte does, and its probes send again what is
-/// already there: a call of 1 MiB took 1.9 times as long as with cubic, sixteen of 64 KiB 2.5 times.
+/// already there: a call of 1 MiB took 1.8 times as long as with cubic, sixteen of 64 KiB 1.5 times.
 /// So where it is the system's choice, another takes its place; if none may, it stays.
 #[cfg(target_os = "linux")]
 fn leave_bbr(raw: &SockRef<'_>) {

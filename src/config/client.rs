@@ -204,7 +204,8 @@ mod tests {
         std::fs::remove_file(&path).unwrap();
         assert_eq!(config.connect_timeout_ms, 77, "from code");
         assert_eq!(config.rdma.device, "rxe0", "from the file");
-        assert_eq!((config.rdma.spin_us, config.shm.spin_us), (30, 30), "from the environment");
+        let spins = [config.rdma.spin_us, config.shm.spin_us, config.tcp.spin_us];
+        assert_eq!(spins, [30; 3], "from the environment");
         assert_eq!(config.target.unwrap().to_string(), "tcp://a:1");
         assert_eq!(config.transports, [Transport::Tcp, Transport::Shm]);
         assert_eq!(config.limits.max_message_bytes, 8 << 20);

@@ -67,9 +67,9 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::driver::conn::OpenRequest;
     use crate::driver::now;
     use crate::driver::owner::Owner;
+    use crate::driver::tests::unary;
     use crate::link::FrameSink;
     use crate::memory::{MemoryConfig, pair};
     use crate::metadata::MetadataMap;
@@ -125,15 +125,7 @@ mod tests {
         let (metadata, message) = (MetadataMap::new(), Bytes::from_static(b"short"));
         let calls = 3 * FIRST_FRAMES;
         for _ in 0..calls {
-            let request = OpenRequest {
-                path: "/a.B/C",
-                metadata: &metadata,
-                timeout: None,
-                message: Some(&message),
-                end: true,
-                max_message_bytes: usize::MAX,
-            };
-            client.open(&request, None);
+            client.open(&unary(&metadata, &message), None);
         }
         client.settle_or_fail();
         let mut arrived = Vec::new();

@@ -33,7 +33,7 @@ impl Progress {
     /// Sleeps until woken.
     pub const EVENT: Progress = Progress { mode: ProgressMode::Event, spin: Duration::ZERO };
 
-    /// Whether a caller that waits should look at the link itself before it sleeps.
+    /// Whether whoever waits looks for news before it sleeps.
     pub(crate) fn polls(&self) -> bool {
         self.mode != ProgressMode::Event
     }

@@ -149,7 +149,7 @@ fn failing(frames_left: usize) -> (Owner<Rigged>, MemoryLink) {
     (Owner::new(session, Rigged { frames_left, ..Rigged::new(link) }, false), far)
 }
 
-fn unary<'a>(metadata: &'a MetadataMap, message: &'a Bytes) -> OpenRequest<'a> {
+pub(super) fn unary<'a>(metadata: &'a MetadataMap, message: &'a Bytes) -> OpenRequest<'a> {
     OpenRequest {
         path: "/a/b",
         metadata,

@@ -277,11 +277,13 @@ impl<Q: QueuePair> FrameSink for RingLink<Q> {
         if place.is_none() {
             self.progress()?;
             self.look_at_cell()?;
-            place = self.sender.staging.reserve(len, self.sender.fill_limit());
+            let limit = self.sender.fill_limit();
+            place = self.sender.staging.reserve(len, limit);
+            if place.is_none() {
+                self.sender.staging.ran_short(limit);
+            }
         }
         let Some(slot) = place else {
-            let limit = self.sender.fill_limit();
-            self.sender.staging.ran_short(limit);
             self.sender.want_room = Some(len);
             return Ok(None);
         };

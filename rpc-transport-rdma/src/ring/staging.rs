@@ -85,8 +85,8 @@ pub(super) struct Staging {
     /// Where the ring was begun again early. Until the peer has released that, the bytes left out are
     /// missing.
     came_back_to: Option<u64>,
-    /// What was missed the last times.
-    missed_bytes: u64,
+    /// [`CALM_BYTES`], or more since that was too little.
+    calm_bytes: u64,
 }
 
 impl Staging {
@@ -101,7 +101,7 @@ impl Staging {
             last_burst_bytes: 0,
             last_held: 0,
             came_back_to: None,
-            missed_bytes: 0,
+            calm_bytes: CALM_BYTES,
         }
     }
 
@@ -146,8 +146,7 @@ impl Staging {
     /// ring's end are skipped for it.
     fn begin(&self, total: u64, held: u64) -> (u64, bool) {
         let offset = self.offset(self.head) as u64;
-        let keeps = CALM_BYTES.max(self.missed_bytes);
-        let calm = self.bursts.is_empty() && offset >= (keeps + held + total) * 2;
+        let calm = self.bursts.is_empty() && offset >= (self.calm_bytes + held + total) * 2;
         let skip = calm || offset + total > self.ring_bytes;
         (if skip { self.head + (self.ring_bytes - offset) } else { self.head }, skip)
     }
@@ -213,7 +212,7 @@ impl Staging {
     fn note_lap(&mut self, burst: &Burst) {
         let fits = self.offset(self.head) as u64 + burst.len_bytes() <= self.ring_bytes;
         self.came_back_to = (burst.skip && fits).then_some(burst.start);
-        self.missed_bytes -= self.missed_bytes.div_ceil(FORGET);
+        self.calm_bytes = (self.calm_bytes - self.calm_bytes.div_ceil(FORGET)).max(CALM_BYTES);
     }
 
     /// There was no room up to `limit`, and the sender has to wait for it. If that is so because the
@@ -222,8 +221,7 @@ impl Staging {
     pub(super) fn ran_short(&mut self, limit: u64) {
         // Once for each time.
         if self.came_back_to.take_if(|start| limit < *start + self.ring_bytes).is_some() {
-            let missed_bytes = self.missed_bytes.max(CALM_BYTES) * 2;
-            self.missed_bytes = missed_bytes.min(self.ring_bytes / 2);
+            self.calm_bytes = (self.calm_bytes * 2).min(self.ring_bytes / 2).max(CALM_BYTES);
         }
     }
 
