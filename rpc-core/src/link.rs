@@ -107,6 +107,13 @@ pub trait FrameSink {
         Ok(true)
     }
 
+    /// Whether a message of `len` bytes goes as a frame although it is longer than
+    /// `bulk_threshold_bytes`: it is all that one side of a unary call sends, and `calls` calls are
+    /// open, this one among them.
+    fn prefers_frame(&self, _len: usize, _calls: usize) -> bool {
+        false
+    }
+
     /// A buffer of `len` bytes (`len <= max_bulk_bytes`) that the peer will pull, or `None` when
     /// the pool is used up now. Only called where `bulk_threshold_bytes` is `Some`.
     fn bulk_reserve(&mut self, len: usize) -> Result<Option<&mut [u8]>, LinkError>;

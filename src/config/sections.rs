@@ -235,7 +235,8 @@ pub struct ShmConfig {
     /// Size of a connection's receive ring. Default 1 MiB.
     #[serde(deserialize_with = "size")]
     pub ring_bytes: usize,
-    /// Messages longer than this are pulled instead of sent through the ring. Default 24 KiB.
+    /// Messages longer than this are pulled instead of sent through the ring; those of unary calls
+    /// only from three times this on while few of them are under way. Default 24 KiB.
     #[serde(deserialize_with = "size")]
     pub bulk_threshold_bytes: usize,
     /// Shared memory for long messages, each way, at most; it is taken as it is needed.

@@ -143,7 +143,11 @@ impl Session {
         request: &NewStream<'_>,
         message_len: usize,
     ) -> Result<bool, LinkError> {
-        if !self.may_go_straight() || self.is_bulk(message_len) {
+        let bulk = match request.end {
+            true => self.is_bulk_alone(sink, message_len, self.open_streams() + 1),
+            false => self.is_bulk(message_len),
+        };
+        if bulk || !self.may_go_straight() {
             return Ok(false);
         }
         let head_len = HEADER_BYTES + request_extra_len(request);
@@ -430,7 +434,7 @@ impl Session {
         let straight = !stream.has_queue()
             && !stream.headers_over
             && self.may_go_straight()
-            && !self.is_bulk(len)
+            && !self.is_bulk_alone(sink, len, self.open_streams())
             && block_len(metadata).is_some()
             && block_len(trailers).is_some()
             && frame_len <= self.link.max_frame_bytes;

@@ -38,6 +38,14 @@ impl Session {
             && len <= self.link.max_bulk_bytes
     }
 
+    /// The same for a message that is all one side of a unary call sends. A row of messages is pulled
+    /// while the next ones are made; whoever waits for this one waits for all of its pull. `calls` are
+    /// open with this one.
+    pub(super) fn is_bulk_alone<S: FrameSink>(&self, sink: &S, len: usize, calls: usize) -> bool {
+        let fits = HEADER_BYTES + len <= self.link.max_frame_bytes;
+        self.is_bulk(len) && !(fits && sink.prefers_frame(len, calls))
+    }
+
     pub(super) fn serve_soon(&mut self, slot: u32) {
         let stream = &mut self.streams[slot as usize];
         if !stream.listed && stream.can_serve() {

@@ -44,6 +44,11 @@ pub struct RingConfig {
     pub receive_depth: u32,
     /// Messages longer than this go by bulk. At least 1.
     pub bulk_threshold_bytes: usize,
+    /// Longer messages of unary calls, up to three times as long, go through the ring all the same
+    /// while they and as long ones of all open calls take no more than this, and those of all such links
+    /// of the process no more than 1 MiB. For devices that copy within a host, where a pull costs more
+    /// than copies out of the caches. 0: never.
+    pub cached_frames_bytes: usize,
     /// Frames from this length on are copied out of the ring into memory of their own, in which their
     /// message then stays; others are lent, and what is kept of them is copied once more. At least
     /// 1024.
@@ -77,6 +82,7 @@ impl Default for RingConfig {
             ring_bytes: 256 * 1024,
             receive_depth: 256,
             bulk_threshold_bytes: 16 * 1024,
+            cached_frames_bytes: 0,
             // With less the wait for a burst's first line, before the rest is asked for, costs more.
             long_frame_bytes: 8 * 1024,
             max_bulk_bytes: 256 * 1024 * 1024,

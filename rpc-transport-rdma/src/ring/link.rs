@@ -15,6 +15,7 @@ use rdma_rpc_core::upgrade::Liveness;
 
 use super::bulk_pull::{Finished, Pulls};
 use super::bulk_send::{BulkSendPool, Described};
+use super::cache_share::CacheShare;
 use super::copy_out::NextFrame;
 use super::credits::{Arrived, ReceiveCredits, SendCredits};
 use super::error::verb_failed;
@@ -53,6 +54,7 @@ pub(super) struct Sender<R> {
     pub(super) bulk_threshold_bytes: Option<usize>,
     pub(super) max_bulk_bytes: usize,
     pub(super) lend_threshold_bytes: Option<usize>,
+    pub(super) cache_share: CacheShare,
 }
 
 impl<R> Sender<R> {
@@ -257,6 +259,10 @@ impl<Q: QueuePair> FrameSink for RingLink<Q> {
             max_bulk_bytes: self.sender.max_bulk_bytes,
             lend_threshold_bytes: self.sender.lend_threshold_bytes,
         }
+    }
+
+    fn prefers_frame(&self, len: usize, calls: usize) -> bool {
+        self.sender.cache_share.takes(len, calls)
     }
 
     fn reserve(&mut self, len: usize) -> Result<Option<&mut [u8]>, LinkError> {

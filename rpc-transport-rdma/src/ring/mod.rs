@@ -108,6 +108,7 @@
 
 mod bulk_pull;
 mod bulk_send;
+mod cache_share;
 mod cell;
 mod config;
 mod copy_out;

@@ -9,6 +9,7 @@ use rdma_rpc_core::upgrade::Liveness;
 
 use super::bulk_pull::Pulls;
 use super::bulk_send::BulkSendPool;
+use super::cache_share::CacheShare;
 use super::config::{CONTROL_RECEIVES, RingConfig};
 use super::credits::{ReceiveCredits, SendCredits};
 use super::error::{post_failed, verb_failed};
@@ -119,6 +120,7 @@ impl<Q: QueuePair> Prepared<Q> {
             max_frame_bytes: max_frame_bytes(ring_bytes),
             bulk_threshold_bytes: bulk.then_some(config.bulk_threshold_bytes),
             max_bulk_bytes: if bulk { max_bulk_bytes } else { 0 },
+            cache_share: CacheShare::new(config.cached_frames_bytes, config.bulk_threshold_bytes),
             lend_threshold_bytes: (bulk && caps.lends).then_some(config.bulk_threshold_bytes),
         };
         let data_receives = self.hello.receives - CONTROL_RECEIVES;

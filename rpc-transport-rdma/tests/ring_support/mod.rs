@@ -44,6 +44,7 @@ pub fn small_config() -> RingConfig {
         ring_bytes: 16 * 1024,
         receive_depth: 64,
         bulk_threshold_bytes: 4096,
+        cached_frames_bytes: 0,
         long_frame_bytes: 1024,
         max_bulk_bytes: 256 * 1024,
         send_pool: pool,

@@ -361,6 +361,37 @@ fn no_more_bulks_than_may_be_unanswered() {
 }
 
 #[test]
+fn a_long_message_of_a_unary_call_goes_as_a_frame_where_the_link_prefers_that() {
+    let mut pair = Pair::settled(BULK);
+    pair.client.sink.few_calls = 1;
+    pair.server.sink.few_calls = 2;
+    pair.open(&unary(3000));
+    pair.run();
+    assert_eq!(pair.server.session.open_streams(), 1);
+    assert_eq!(pair.client.kinds(), [], "the request and nothing else");
+    // Of two calls each message is pulled, and so is one that no frame takes.
+    pair.open(&unary(3000));
+    assert_eq!(pair.client.kinds(), [Kind::Request, Kind::Bulk]);
+    pair.run();
+    let ids = pair.requests();
+    pair.respond(ids[0], 3000);
+    assert_eq!(pair.server.kinds(), [Kind::Response]);
+    pair.run();
+    pair.respond(ids[1], 5000);
+    assert_eq!(pair.server.kinds(), [Kind::Bulk, Kind::Trailers]);
+    pair.run();
+    pair.client.take();
+    // A stream's messages are pulled while the next are made, however few calls there are.
+    let (id, at_server) = opened(&mut pair);
+    pair.client_sends(id, 3000, false);
+    pair.server_sends(at_server, 3000);
+    assert_eq!((pair.client.kinds(), pair.server.kinds()), (vec![Kind::Bulk], vec![Kind::Bulk]));
+    pair.client.session.cancel(id, CANCELLED);
+    pair.run();
+    pair.assert_idle();
+}
+
+#[test]
 fn a_message_beyond_its_limit_is_refused_however_it_comes() {
     for (limits, owned) in [(ROOMY, false), (SMALL_FRAMES, true), (BULK, false), (LENDING, false)] {
         let mut pair = Pair::settled(limits);

@@ -33,6 +33,8 @@ pub(super) struct TestSink {
     bulks: HashMap<u64, Vec<u8>>,
     next_bulk: u64,
     max_bulks: usize,
+    /// Up to so many calls, the link prefers frames to bulk.
+    few_calls: usize,
 }
 
 impl TestSink {
@@ -46,6 +48,7 @@ impl TestSink {
             bulks: HashMap::new(),
             next_bulk: 0,
             max_bulks: usize::MAX,
+            few_calls: 0,
         }
     }
 }
@@ -71,6 +74,10 @@ impl FrameSink for TestSink {
             self.room_bytes -= self.staging.len();
         }
         self.out.push_back(std::mem::take(&mut self.staging));
+    }
+
+    fn prefers_frame(&self, _len: usize, calls: usize) -> bool {
+        calls <= self.few_calls
     }
 
     fn bulk_reserve(&mut self, len: usize) -> Result<Option<&mut [u8]>, LinkError> {

@@ -89,6 +89,7 @@ impl World {
             end.reads = false;
             end.owned = rng.chance(50);
             end.sink.max_bulks = 1 + rng.below(4);
+            end.sink.few_calls = rng.below(4);
             end.sink.room_bytes = rng.below(20_000);
         }
         World { pair, rng, calls: Vec::new() }
