@@ -206,8 +206,8 @@ pub trait Link: FrameSink + Send + 'static {
         200
     }
 
-    /// Whether looking again at once can find news. Where only the runtime brings them (sockets, which
-    /// it asks the kernel about all at once), whoever polls lets it have a turn between two looks.
+    /// Whether the driver finds news by looking again at once. Where it is the runtime that brings them
+    /// (sockets, which it asks the kernel about all at once), it has a turn between two looks.
     fn is_looked_at_in_place(&self) -> bool {
         true
     }
@@ -218,6 +218,12 @@ pub trait Link: FrameSink + Send + 'static {
     /// waker. Spurious readiness is allowed. An error means the connection has ended; a peer that
     /// closed in order is [`LinkErrorKind::Closed`].
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LinkError>>;
+
+    /// For a caller that polls in the runtime's place: takes what has come, without waiting for the
+    /// runtime to notice it. `false`: only the runtime brings what comes next.
+    fn fetch(&mut self) -> bool {
+        true
+    }
 
     /// As [`Link::poll_ready`], but woken by `set`, which polls, instead of by the kernel. A link
     /// that cannot be looked at without a system call is woken by the kernel all the same.

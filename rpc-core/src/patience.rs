@@ -1,14 +1,16 @@
 //! When callers should rather not poll in place: where answers take longer than a caller polls, as
 //! with slow handlers, and where others want the thread.
 
+use std::future::Future;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::task::Context;
 use std::time::{Duration, Instant};
 
 use crate::driver::now;
 
 /// The calls after a first vain wait that are not waited for in place, and the most there can be.
 const FIRST_SKIPS: u32 = 4;
-const MOST_SKIPS: u32 = 1024;
+const MOST_SKIPS: u32 = 64;
 
 /// After so long a caller that is alone lets others run. It costs about two microseconds.
 pub(crate) const OTHERS_TURN: Duration = Duration::from_micros(200);
@@ -78,6 +80,14 @@ impl Patience {
         let penalty = (self.penalty.load(Ordering::Relaxed) * 2).clamp(FIRST_SKIPS, MOST_SKIPS);
         self.penalty.store(penalty, Ordering::Relaxed);
         self.skips.store(penalty, Ordering::Relaxed);
+    }
+}
+
+/// Returns to the runtime, which wakes `cx` again as soon as it has run whatever else is ready and looked
+/// at its sockets.
+pub(crate) fn let_others_run(cx: &mut Context<'_>) {
+    if std::pin::pin!(tokio::task::yield_now()).poll(cx).is_ready() {
+        cx.waker().wake_by_ref();
     }
 }
 

@@ -11,10 +11,11 @@ use futures_core::Stream;
 use prost::Message;
 
 use crate::codec::decode;
-use crate::driver::Conn;
 use crate::driver::body::View;
 use crate::driver::cell::{Cell, Fetched, Next};
+use crate::driver::{Conn, Helped};
 use crate::metadata::MetadataMap;
+use crate::patience::let_others_run;
 use crate::session::CANCELLED;
 use crate::status::Status;
 
@@ -124,8 +125,13 @@ impl<T: Message + Default> Streaming<T> {
                 if self.side == Side::Server {
                     return Poll::Pending;
                 }
-                if !self.conn.help(&self.cell) {
-                    return Poll::Pending;
+                match self.conn.help(&self.cell) {
+                    Helped::Looked => {}
+                    Helped::No => return Poll::Pending,
+                    Helped::OthersTurn => {
+                        let_others_run(cx);
+                        return Poll::Pending;
+                    }
                 }
                 let decode = |body: View<'_>| crate::codec::decode(body, what, &self.path);
                 match self.cell.poll_next(cx, &mut self.fetched, decode) {

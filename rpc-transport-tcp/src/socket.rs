@@ -259,6 +259,16 @@ impl Socket {
         }
     }
 
+    /// Reads what is there without asking the runtime whether there is anything: a system call in any
+    /// case. The runtime may say later that there is something to read, and be wrong.
+    ///
+    /// # Errors
+    /// As [`Socket::try_read`].
+    pub fn read_unasked(&self, buf: &mut [u8]) -> io::Result<usize> {
+        let raw = on_stream!(self, stream => SockRef::from(stream));
+        (&*raw).read(buf)
+    }
+
     /// Reads into the spare room of `buf`.
     ///
     /// # Errors

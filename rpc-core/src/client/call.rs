@@ -13,8 +13,9 @@ use super::connection::Held;
 use crate::codec::decode;
 use crate::driver::body::View;
 use crate::driver::cell::Cell;
-use crate::driver::{Begun, Conn, OpenRequest, Watch, now};
+use crate::driver::{Begun, Conn, Helped, OpenRequest, Watch, now};
 use crate::metadata::MetadataMap;
+use crate::patience::let_others_run;
 use crate::request::Request;
 use crate::response::Response;
 use crate::service::MethodDescriptor;
@@ -154,13 +155,15 @@ impl<'c> Call<'c> {
             return Poll::Ready(result);
         }
         let helped = self.conn().help(&self.cell);
-        if (helped || first == Watch::Caller)
+        if (helped == Helped::Looked || first == Watch::Caller)
             && let Poll::Ready(result) = poll(&self.cell, cx)
         {
             return Poll::Ready(result);
         }
-        if helped {
-            self.conn().end_help();
+        match helped {
+            Helped::No => {}
+            Helped::Looked => self.conn().end_help(),
+            Helped::OthersTurn => let_others_run(cx),
         }
         if let Some(sleep) = &mut self.alarm
             && sleep.as_mut().poll(cx).is_ready()

@@ -30,6 +30,17 @@ pub(crate) enum Watch {
     Waker,
 }
 
+/// What became of a caller's wish to move the connection along in place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Helped {
+    /// That is left to the driver.
+    No,
+    /// It has polled for a while. Who still has to wait says so by [`Conn::end_help`].
+    Looked,
+    /// It polls next time: first others have a turn on its thread ([`let_others_run`](crate::patience::let_others_run)).
+    OthersTurn,
+}
+
 /// A connection whose link type is forgotten: what calls see. Every method does its work at once
 /// or leaves it to the connection's present owner; none blocks.
 pub(crate) trait Conn: Send + Sync + 'static {
@@ -75,9 +86,8 @@ pub(crate) trait Conn: Send + Sync + 'static {
     fn attach(&self, id: StreamId) -> Arc<Cell>;
 
     /// Moves the connection along in place, where its mode is to poll and nobody else's call is on
-    /// it: for a client whose call waits for something to come into `cell`. Whether it has done so:
-    /// who still has to wait then says that by [`Conn::end_help`].
-    fn help(&self, cell: &Cell) -> bool;
+    /// it: for a client whose call waits for something to come into `cell`.
+    fn help(&self, cell: &Cell) -> Helped;
 
     /// What [`Conn::help`] brought is not what the call waits for: the driver goes on, which may
     /// have left the link to the caller.

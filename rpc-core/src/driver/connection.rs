@@ -9,7 +9,7 @@ use crossbeam_queue::SegQueue;
 use spin::mutex::{SpinMutex, SpinMutexGuard};
 
 use super::cell::Cell;
-use super::conn::{Begun, Conn, OpenRequest, Watch};
+use super::conn::{Begun, Conn, Helped, OpenRequest, Watch};
 use super::job::{Job, OwnedOpen};
 use super::owner::{Failure, Owner};
 use super::progress::Progress;
@@ -20,8 +20,6 @@ use crate::patience::Patience;
 use crate::session::{Batch, Encode, Role, Session, SessionConfig, StreamId};
 use crate::status::Status;
 
-/// How often a waiting caller looks at the link before it sleeps.
-const HELP_PASSES: usize = 256;
 /// So many bytes of a message count as one more frame that waits for a flush.
 const BYTES_OF_A_FRAME: usize = 4096;
 
@@ -89,14 +87,19 @@ impl<L: Link> Connection<L> {
         self.progress
     }
 
-    /// Whether looking again at once can find news.
+    /// Whether the driver finds news by looking again at once.
     pub(super) fn is_looked_at_in_place(&self) -> bool {
         self.in_place
     }
 
-    /// Whether a caller that is alone looks for its answer itself.
-    fn callers_poll(&self) -> bool {
-        self.in_place && self.progress.polls()
+    /// Whether a caller that waits had better look for its answer itself: where others wait on the
+    /// same threads, the drivers and the set poll for all of us.
+    pub(super) fn may_help(&self) -> bool {
+        self.progress.polls() && self.lone.load(Ordering::Relaxed) && !self.is_crowded()
+    }
+
+    pub(super) fn patience(&self) -> Option<&Patience> {
+        self.crowd.get().map(|crowd| &crowd.patience)
     }
 
     /// The driver runs among these.
@@ -224,7 +227,7 @@ impl<L: Link> Connection<L> {
         let gather = match owner.session.open_streams() as u32 {
             _ if hold || CORKED.get() == self.address() => owner.flush_frames,
             0 | 1 => 0,
-            _ if owner.asleep => 0,
+            _ if owner.asleep && !(self.progress.polls() && owner.is_woken_for_burst()) => 0,
             open if owner.flushes_early && self.progress.polls() => {
                 owner.flush_frames.min(open / 2)
             }
@@ -309,11 +312,10 @@ impl<L: Link> Conn for Connection<L> {
         if let Some(mut owner) = self.try_lock() {
             self.run_jobs(&mut owner);
             // The same question as in `help`.
-            let polls = self.callers_poll();
+            let polls = self.progress.polls();
             let alone = polls && owner.session.open_streams() == 0 && !self.is_crowded();
-            let in_company = polls && !alone;
-            if in_company && let Some(crowd) = self.crowd.get() {
-                crowd.patience.saw_two();
+            if polls && !alone {
+                self.patience().inspect(|patience| patience.saw_two());
             }
             let left = waker.filter(|_| !alone);
             let (cell, is_open) = owner.open(request, left);
@@ -439,48 +441,8 @@ impl<L: Link> Conn for Connection<L> {
         cell
     }
 
-    fn help(&self, cell: &Cell) -> bool {
-        // Where others wait on the same threads, the drivers and the set poll for all of us.
-        if !self.callers_poll() || !self.lone.load(Ordering::Relaxed) || self.is_crowded() {
-            return false;
-        }
-        let patience = self.crowd.get().map(|crowd| &crowd.patience);
-        if !patience.is_none_or(Patience::may_try) {
-            // The driver may nap because the last caller polled.
-            self.end_help();
-            return false;
-        }
-        let mut passes = 0..HELP_PASSES;
-        let mut begins = true;
-        for _ in &mut passes {
-            let alone = self.with_owner(|owner| {
-                let begins = std::mem::take(&mut begins);
-                owner.clock.tick(begins);
-                let now = owner.clock.last();
-                let may_wait = owner.has_one_caller()
-                    && (!begins || patience.is_none_or(|patience| patience.begin_lone_wait(now)));
-                if !may_wait {
-                    return false;
-                }
-                owner.help_passes = owner.help_passes.saturating_add(1);
-                owner.wait_for_news(|| self.has_jobs());
-                owner.pass(&mut |_, _| None);
-                owner.has_one_caller()
-            });
-            if cell.has_news() {
-                patience.inspect(|patience| patience.paid());
-                return true;
-            }
-            // Taken: the driver is at it on another thread, for us.
-            if alone == Some(false) {
-                break;
-            }
-            std::hint::spin_loop();
-        }
-        if let (Some(patience), true) = (patience, passes.is_empty()) {
-            patience.was_vain();
-        }
-        true
+    fn help(&self, cell: &Cell) -> Helped {
+        self.help_in_place(cell)
     }
 
     fn end_help(&self) {

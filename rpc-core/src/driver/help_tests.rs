@@ -2,6 +2,7 @@
 //! turns to bring.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
@@ -9,11 +10,11 @@ use bytes::Bytes;
 use super::body::View;
 use super::cell::Cell;
 use super::clock::now;
-use super::conn::{Conn, OpenRequest};
+use super::conn::{Conn, Helped, OpenRequest};
 use super::connection::Connection;
 use super::owner::Owner;
 use super::progress::{Progress, ProgressMode};
-use super::tests::Rigged;
+use super::tests::{Rigged, Woken};
 use crate::crowd::Crowd;
 use crate::link::FrameSink;
 use crate::memory::{MemoryConfig, MemoryLink, pair};
@@ -41,11 +42,16 @@ impl Pair {
     }
 
     fn rigged(crowd: &Arc<Crowd>, rig: impl FnOnce(&mut Rigged)) -> Pair {
-        let (link, far) = pair(MemoryConfig::default());
         let busy = Progress { mode: ProgressMode::Busy, ..Progress::default() };
+        Pair::with(crowd, busy, rig)
+    }
+
+    fn with(crowd: &Arc<Crowd>, progress: Progress, rig: impl FnOnce(&mut Rigged)) -> Pair {
+        let (link, far) = pair(MemoryConfig::default());
         let mut rigged = Rigged::new(link);
         rig(&mut rigged);
-        let client = Connection::new(Role::Client, SessionConfig::default(), busy, rigged, now());
+        let client =
+            Connection::new(Role::Client, SessionConfig::default(), progress, rigged, now());
         client.joins(crowd);
         let session = Session::new(Role::Server, SessionConfig::default(), far.limits(), now());
         Pair { crowd: Arc::clone(crowd), client, server: Owner::new(session, far, true) }
@@ -88,13 +94,14 @@ async fn the_first_to_call_again_lets_the_others_run_and_polls_in_place_only_whe
     for _ in 0..3 {
         let (first, second) = (pair.open(), pair.open());
         pair.answer(&short);
-        assert!(!pair.client.help(&first), "two callers wait");
+        assert_eq!(pair.client.help(&first), Helped::No, "two callers wait");
         pair.client.with_owner(|owner| owner.pass(&mut |_, _| None));
         assert!(first.has_news() && second.has_news());
         for turn in 0..4 {
             let cell = pair.open();
             pair.answer(&short);
-            assert!(pair.client.help(&cell));
+            let helped = if turn > 0 { Helped::Looked } else { Helped::OthersTurn };
+            assert_eq!(pair.client.help(&cell), helped, "turn {turn}");
             assert_eq!(cell.has_news(), turn > 0, "turn {turn}");
             pair.client.with_owner(|owner| owner.pass(&mut |_, _| None));
             assert!(cell.has_news());
@@ -102,16 +109,79 @@ async fn the_first_to_call_again_lets_the_others_run_and_polls_in_place_only_whe
     }
 }
 
-/// A caller of a socket never polls in place, alone or not: its call says nothing of two.
+/// The runtime has no turn while a caller polls: it asks the socket itself, as long as that is of use.
 #[test]
-fn a_call_on_a_socket_is_no_second_caller() {
-    let crowd = Crowd::new(1);
-    let socket = Pair::rigged(&crowd, |link| link.in_place = false);
-    let at = now();
-    assert!(!crowd.patience.begin_lone_wait(at) && crowd.patience.begin_lone_wait(at));
-    let cell = socket.open();
-    assert!(!socket.client.help(&cell));
-    assert!(crowd.patience.begin_lone_wait(at));
+fn a_caller_of_a_socket_asks_it_at_each_pass_and_leaves_to_the_driver_what_only_the_runtime_brings()
+{
+    let looks = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&looks);
+    let mut pair = Pair::rigged(&Crowd::new(1), |link| {
+        link.in_place = false;
+        link.at_fetch = Box::new(move || counted.fetch_add(1, Ordering::Relaxed) < 3);
+    });
+    assert_eq!(pair.client.help(&pair.open()), Helped::OthersTurn);
+    pair.answer(&Bytes::from_static(b"abc"));
+    pair.client.with_owner(|owner| owner.pass(&mut |_, _| None));
+    let cell = pair.open();
+    assert_eq!(pair.client.help(&cell), Helped::Looked);
+    assert_eq!((cell.has_news(), looks.load(Ordering::Relaxed)), (false, 4));
+    pair.answer(&Bytes::from_static(b"abc"));
+    assert_eq!(pair.client.help(&cell), Helped::Looked);
+    assert!(cell.has_news());
+}
+
+/// A driver that polls on another thread finds the news there, and has to wake the caller for it: the
+/// caller had better have the link.
+#[test]
+fn a_driver_that_polls_gives_way_to_a_caller_on_another_thread() {
+    let mut pair = Pair::new(0);
+    // Whoever is alone lets others run first.
+    assert_eq!(pair.client.help(&pair.open()), Helped::OthersTurn);
+    pair.answer(&Bytes::from_static(b"abc"));
+    pair.client.with_owner(|owner| owner.pass(&mut |_, _| None));
+    let cell = pair.open();
+    pair.answer(&Bytes::from_static(b"abc"));
+    let client = &pair.client;
+    std::thread::scope(|scope| {
+        client.with_owner(|owner| {
+            scope.spawn(|| {
+                while !cell.has_news() {
+                    client.help(&cell);
+                }
+            });
+            while !client.has_jobs() {
+                std::thread::yield_now();
+            }
+            assert!(!owner.nap(Waker::noop(), false), "it does not know of the caller yet");
+        });
+    });
+    assert_eq!(client.with_owner(|owner| owner.nap(Waker::noop(), false)), Some(true));
+}
+
+/// Each call that is sent by itself costs a system call on a socket, and may wake the peer.
+#[test]
+fn calls_that_come_while_the_driver_sleeps_wake_it_and_leave_together() {
+    for (polls, flushes) in [(true, [1, 2, 3, 3, 3]), (false, [1, 2, 3, 4, 5])] {
+        let progress = if polls { Progress::default() } else { Progress::EVENT };
+        let mut pair = Pair::with(&Crowd::new(1), progress, |link| link.flushes_early = false);
+        pair.open();
+        pair.answer(&Bytes::from_static(b"abc"));
+        let woken = Arc::new(Woken::default());
+        pair.client.with_owner(|owner| {
+            owner.pass(&mut |_, _| None);
+            owner.sleeper = Some(Waker::from(Arc::clone(&woken)));
+            (owner.asleep, owner.armed, owner.alarm) = (true, true, Some(now()));
+        });
+        let mut arrived = 0;
+        let after_each = [(); 5].map(|()| {
+            pair.open();
+            pair.server.pass(&mut |_, _| Some(1 << 20));
+            arrived += pair.server.calls.batch.arrivals.drain(..).count();
+            arrived
+        });
+        assert_eq!(after_each, flushes, "polls: {polls}");
+        assert_eq!(woken.0.load(Ordering::Relaxed), usize::from(polls));
+    }
 }
 
 /// The others may call on other connections: they want the same thread.
@@ -154,8 +224,7 @@ async fn a_caller_that_is_always_alone_polls_in_place_but_for_one_call_in_a_whil
     for _ in 0..20 {
         let cell = pair.open();
         pair.answer(&short);
-        assert!(pair.client.help(&cell));
-        in_place.push(cell.has_news());
+        in_place.push(pair.client.help(&cell) == Helped::Looked && cell.has_news());
         pair.client.with_owner(|owner| owner.pass(&mut |_, _| None));
         tokio::time::advance(OTHERS_TURN / 5).await;
     }
@@ -174,7 +243,7 @@ async fn a_caller_in_place_waits_for_the_message_and_not_only_for_the_word_that_
 
     // The very first caller lets others run.
     assert!(!crowd.patience.begin_lone_wait(now()));
-    assert!(client.help(&cell));
+    assert_eq!(client.help(&cell), Helped::Looked);
     let make = |view: View<'_>, _: MetadataMap, _: MetadataMap| match view {
         View::Shared(bytes) => Ok(bytes.clone()),
         other => panic!("{other:?}"),
@@ -184,7 +253,7 @@ async fn a_caller_in_place_waits_for_the_message_and_not_only_for_the_word_that_
     // Nothing is left for which the caller would have to poll.
     let next = Arc::<Cell>::default();
     client.with_owner(|owner| assert!(!owner.has_one_caller()));
-    assert!(!client.help(&next));
+    assert_eq!(client.help(&next), Helped::No);
 }
 
 #[test]

@@ -53,7 +53,9 @@ impl OwnedOpen {
 pub(super) enum Job {
     /// Wake the driver, which found the connection taken for long, unless a caller polls.
     Wake(Waker),
-    /// A caller that polled in place stops.
+    /// A caller polls in place, as soon as the driver lets it.
+    Help,
+    /// It stops.
     EndHelp,
     Open(OwnedOpen),
     /// Server: what happens to the stream shall be put into this mailbox.

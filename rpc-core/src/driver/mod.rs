@@ -27,10 +27,10 @@ pub(crate) mod cell;
 mod clock;
 mod conn;
 mod connection;
+mod help;
 #[cfg(test)]
 mod help_tests;
 mod job;
-mod nap;
 mod owner;
 mod portion;
 mod progress;
@@ -43,7 +43,7 @@ mod tests;
 mod work;
 
 pub(crate) use clock::now;
-pub(crate) use conn::{Begun, Conn, OpenRequest, Watch};
+pub(crate) use conn::{Begun, Conn, Helped, OpenRequest, Watch};
 pub(crate) use connection::Connection;
 pub(crate) use owner::{Arrival, ArrivalBatch, Arrivals, Arrived};
 pub use progress::{Progress, ProgressMode};

@@ -21,6 +21,9 @@ use crate::status::{Code, RequestSeen, Status};
 /// driver wakes at least every ten seconds, so it can be that much longer.
 const BULK_WAIT: Duration = Duration::from_secs(5);
 
+/// So many acts of calls while the driver sleeps are a burst, which it is woken to send together.
+const ACTS_OF_A_BURST: u32 = 3;
+
 /// A request that arrived at a server.
 #[derive(Debug)]
 pub(crate) struct Arrival {
@@ -111,6 +114,8 @@ pub(super) struct Owner<L> {
     pub(super) opened: bool,
     /// Acts of calls whose frames wait for the next flush, and how many may.
     pub(super) unflushed: u32,
+    /// Of those, since the driver fell asleep.
+    pub(super) acts_in_sleep: u32,
     /// A pulled message has reached its mailbox.
     pub(super) delivered: bool,
     /// Frames and pulled messages of the last pass.
@@ -150,6 +155,7 @@ impl<L: Link> Owner<L> {
             help_passes: 0,
             opened: false,
             unflushed: 0,
+            acts_in_sleep: 0,
             delivered: false,
             received: 0,
             pull_due: false,
@@ -326,6 +332,24 @@ impl<L: Link> Owner<L> {
             }
         }
         link.flush()
+    }
+
+    /// Acts of calls come while the driver sleeps: after some it is woken, so that the rest leaves
+    /// together. Whether it has been.
+    pub(super) fn is_woken_for_burst(&mut self) -> bool {
+        self.acts_in_sleep += 1;
+        if self.acts_in_sleep < ACTS_OF_A_BURST {
+            return false;
+        }
+        self.wake_sleeper();
+        true
+    }
+
+    fn wake_sleeper(&mut self) {
+        self.asleep = false;
+        if let Some(sleeper) = &self.sleeper {
+            sleeper.wake_by_ref();
+        }
     }
 
     /// [`Owner::settle`]; an error ends the connection.

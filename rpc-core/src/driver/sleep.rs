@@ -109,6 +109,7 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
                 owner.sleeps_in = set.cloned();
             }
             (owner.asleep, owner.armed) = (true, true);
+            owner.acts_in_sleep = 0;
             Poll::Pending
         });
         match armed {

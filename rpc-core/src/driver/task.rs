@@ -1,6 +1,5 @@
 //! The task that moves one connection along, and when it looks again.
 
-use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
@@ -14,6 +13,7 @@ use super::progress::ProgressMode;
 use super::seat::{Seated, Sitter};
 use super::sleep::Alarm;
 use crate::link::Link;
+use crate::patience::let_others_run;
 use crate::poll_set::PollSet;
 use crate::session::Role;
 use crate::status::Status;
@@ -407,9 +407,7 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
         }
         // Unlike waking ourselves, this lets the runtime look at its sockets and run whatever
         // waits, the future given to `block_on` included, before we go on.
-        if std::pin::pin!(tokio::task::yield_now()).poll(cx).is_ready() {
-            cx.waker().wake_by_ref();
-        }
+        let_others_run(cx);
         Poll::Pending
     }
 }

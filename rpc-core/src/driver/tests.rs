@@ -11,7 +11,7 @@ use bytes::Bytes;
 use super::body::Body;
 use super::cell::{Cell, End};
 use super::clock::now;
-use super::conn::{Begun, Conn, OpenRequest, Watch};
+use super::conn::{Begun, Conn, Helped, OpenRequest, Watch};
 use super::connection::Connection;
 use super::job::{Job, OwnedOpen};
 use super::owner::{Failure, Owner};
@@ -39,6 +39,9 @@ pub(super) struct Rigged {
     turns_left: usize,
     /// As a socket is not.
     pub(super) in_place: bool,
+    pub(super) flushes_early: bool,
+    /// What a caller's look finds out, on a socket.
+    pub(super) at_fetch: Box<dyn FnMut() -> bool + Send>,
 }
 
 impl Rigged {
@@ -52,6 +55,8 @@ impl Rigged {
             pull: None,
             turns_left: 0,
             in_place: true,
+            flushes_early: true,
+            at_fetch: Box::new(|| true),
         }
     }
 }
@@ -106,11 +111,15 @@ impl Link for Rigged {
     }
 
     fn flushes_early(&self) -> bool {
-        true
+        self.flushes_early
     }
 
     fn is_looked_at_in_place(&self) -> bool {
         self.in_place
+    }
+
+    fn fetch(&mut self) -> bool {
+        (self.at_fetch)()
     }
 
     fn receive(&mut self) -> Result<Option<Received<'_>>, LinkError> {
@@ -358,13 +367,13 @@ async fn a_caller_polls_in_place_only_where_it_keeps_nobody_waiting() {
     let (metadata, message) = (MetadataMap::new(), Bytes::from_static(b"abc"));
     let cell = one.open(&unary(&metadata, &message), None).cell;
     set.crowd().patience.begin_lone_wait(now());
-    assert!(one.help(&cell), "it is alone");
+    assert_eq!(one.help(&cell), Helped::Looked, "it is alone");
     // Until it has been in vain.
-    while one.help(&cell) {}
+    while one.help(&cell) != Helped::No {}
     let rest = || while !set.crowd().patience.may_try() {};
     rest();
     other.count_calls(1);
-    assert!(!one.help(&cell), "a call elsewhere waits for the same thread");
+    assert_eq!(one.help(&cell), Helped::No, "a call elsewhere waits for the same thread");
     other.count_calls(0);
     let waiting: Vec<_> = (0..3).map(|_| connect()).collect();
     for (connection, _) in &waiting {
@@ -372,18 +381,22 @@ async fn a_caller_polls_in_place_only_where_it_keeps_nobody_waiting() {
         connection.open(&unary(&metadata, &message), None);
     }
     rest();
-    assert!(!one.help(&cell), "a call counts from its beginning, before any driver has run");
+    assert_eq!(
+        one.help(&cell),
+        Helped::No,
+        "a call counts from its beginning, before any driver has run"
+    );
     waiting.iter().for_each(|(connection, _)| connection.count_calls(0));
     one.count_calls(100);
     rest();
-    assert!(one.help(&cell), "its own connection's calls are not others'");
+    assert_ne!(one.help(&cell), Helped::No, "its own connection's calls are not others'");
     let _second = one.open(&unary(&metadata, &message), None).cell;
-    assert!(!one.help(&cell), "another call is on the same connection");
+    assert_eq!(one.help(&cell), Helped::No, "another call is on the same connection");
 }
 
 /// Counts how often it is woken.
 #[derive(Default)]
-struct Woken(AtomicUsize);
+pub(super) struct Woken(pub(super) AtomicUsize);
 
 impl Wake for Woken {
     fn wake(self: Arc<Woken>) {

@@ -226,6 +226,10 @@ impl<L: Link> Owner<L> {
                 }
                 Ok(())
             }
+            Job::Help => {
+                self.help_passes = self.help_passes.saturating_add(1);
+                Ok(())
+            }
             Job::EndHelp => {
                 self.end_help();
                 Ok(())

@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use super::{LEAVING, LINGER, Look, OUT, RESTING, Resume, Shared, WAITING, Watched};
 use crate::driver::now;
+use crate::patience::let_others_run;
 
 /// Looks between two turns of whatever else runs on the thread.
 const LOOKS_PER_TURN: usize = 256;
@@ -233,10 +234,7 @@ impl Future for Scanner {
             return Poll::Pending;
         }
         this.end_patience();
-        // Lets the runtime look at its sockets and timers, and run whatever waits.
-        if std::pin::pin!(tokio::task::yield_now()).poll(cx).is_ready() {
-            cx.waker().wake_by_ref();
-        }
+        let_others_run(cx);
         Poll::Pending
     }
 }

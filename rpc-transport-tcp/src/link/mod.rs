@@ -298,6 +298,13 @@ impl Link for TcpLink {
         false
     }
 
+    fn fetch(&mut self) -> bool {
+        match &self.socket {
+            Some(socket) => self.inbound.fetch(socket, &self.info.peer),
+            None => true,
+        }
+    }
+
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LinkError>> {
         self.waits.leave();
         self.wait_ready(cx)

@@ -122,13 +122,29 @@ impl Inbound {
             match self.read(socket) {
                 Ok(0) => self.end_cause = Some(self.end_of_stream(peer)),
                 Ok(_) => {}
-                Err(error) => match error.kind() {
-                    io::ErrorKind::WouldBlock => return Ok(Next::Nothing),
-                    io::ErrorKind::Interrupted => {}
-                    _ => self.end_cause = Some(read_failed(peer, &error)),
-                },
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return Ok(Next::Nothing);
+                }
+                Err(error) => self.note(&error, peer),
             }
         }
+    }
+
+    /// Reads what has arrived, whether the runtime knows of it or not. `false`: the rest of a long
+    /// frame is read when it does.
+    pub(super) fn fetch(&mut self, socket: &Socket, peer: &str) -> bool {
+        if self.long.is_some() {
+            return false;
+        }
+        if !self.has_frame() {
+            let room = self.room();
+            match socket.read_unasked(&mut self.buffer[room]) {
+                Ok(0) => self.end_cause = Some(self.end_of_stream(peer)),
+                Ok(n) => self.end += n,
+                Err(error) => self.note(&error, peer),
+            }
+        }
+        true
     }
 
     /// A frame out of what has arrived.
@@ -182,11 +198,23 @@ impl Inbound {
             self.offset += n as u64;
             return Ok(n);
         }
-        self.make_room();
-        let room = self.read_until().clamp(self.end + 1, self.buffer.len());
-        let n = socket.try_read(&mut self.buffer[self.end..room])?;
+        let room = self.room();
+        let n = socket.try_read(&mut self.buffer[room])?;
         self.end += n;
         Ok(n)
+    }
+
+    /// Where in the buffer the next read goes.
+    fn room(&mut self) -> Range<usize> {
+        self.make_room();
+        self.end..self.read_until().clamp(self.end + 1, self.buffer.len())
+    }
+
+    /// A read that failed is the end, unless there is nothing to read now.
+    fn note(&mut self, error: &io::Error, peer: &str) {
+        if !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) {
+            self.end_cause = Some(read_failed(peer, error));
+        }
     }
 
     /// Where the next read into the buffer ends. A long frame's proof is fetched by as few reads as
@@ -267,6 +295,7 @@ fn read_failed(peer: &str, error: &io::Error) -> LinkError {
 mod tests {
     use super::*;
     use crate::socket::SocketOptions;
+    use rdma_rpc_core::link::LinkErrorKind;
     use tokio::io::AsyncWriteExt;
     use tokio::net::UnixStream;
 
@@ -310,6 +339,46 @@ mod tests {
 
     /// A Unix socket gives what the peer wrote in pieces of up to 32 KiB.
     const MOST_READS: usize = 8 + (1 << 20) / (32 * 1024);
+
+    /// Nothing here lets the runtime look at its sockets.
+    #[tokio::test]
+    async fn whoever_asks_the_socket_itself_finds_what_the_runtime_has_not_noticed() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let socket = Socket::from_unix(ours, &SocketOptions::default()).unwrap();
+        let theirs = Socket::from_unix(theirs, &SocketOptions::default()).unwrap();
+        let mut inbound = Inbound::new(&[], 1 << 20);
+        let nothing = |inbound: &mut Inbound| {
+            matches!(inbound.advance(&socket, "peer").unwrap(), Next::Nothing)
+        };
+        assert!(nothing(&mut inbound), "the runtime's word is used up");
+        for round in 0..3_u8 {
+            assert!(inbound.fetch(&socket, "peer") && nothing(&mut inbound));
+            theirs.try_write(&[2, 0, 0, 0, round, 7, 1, 0, 0, 0, 9]).unwrap();
+            assert!(nothing(&mut inbound), "round {round}: only the runtime would bring it");
+            assert!(inbound.fetch(&socket, "peer"));
+            for want in [&[round, 7][..], &[9]] {
+                // What is there already is not asked for again.
+                assert!(inbound.fetch(&socket, "peer"));
+                let Next::Lent(range) = inbound.advance(&socket, "peer").unwrap() else {
+                    panic!("round {round}: no frame")
+                };
+                assert_eq!(inbound.lent(range), want);
+            }
+        }
+        // The rest of a long frame is read to where it stays, when the runtime says so.
+        theirs.try_write(&[&100_000_u32.to_le_bytes()[..], &[5; 20_000]].concat()).unwrap();
+        assert!(inbound.fetch(&socket, "peer") && nothing(&mut inbound));
+        assert!(!inbound.fetch(&socket, "peer"));
+        // And the end comes that way too.
+        let mut inbound = Inbound::new(&[], 1 << 20);
+        drop(theirs);
+        while inbound.end_cause.is_none() {
+            assert!(inbound.fetch(&socket, "peer"));
+            inbound.start = inbound.end;
+        }
+        let error = inbound.advance(&socket, "peer").unwrap_err();
+        assert_eq!(error.kind(), LinkErrorKind::Closed);
+    }
 
     #[tokio::test]
     async fn a_long_frame_takes_few_reads_whatever_came_before_it() {

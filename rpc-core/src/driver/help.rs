@@ -1,0 +1,119 @@
+//! A caller that is alone on its connection polls the link itself, and the driver naps meanwhile.
+
+use std::task::Waker;
+use std::time::Instant;
+
+use super::cell::Cell;
+use super::clock::now;
+use super::conn::{Conn, Helped};
+use super::connection::Connection;
+use super::job::Job;
+use super::owner::Owner;
+use crate::link::Link;
+use crate::patience::Patience;
+
+/// How often a waiting caller looks at the link before it sleeps.
+const HELP_PASSES: usize = 256;
+
+/// How often in a row it may find the connection taken. Its driver, on another thread, gives way as soon
+/// as it hears of the caller, unless the system has taken its CPU.
+const MOST_REFUSALS: usize = 1024;
+
+impl<L: Link> Connection<L> {
+    /// [`Conn::help`].
+    pub(super) fn help_in_place(&self, cell: &Cell) -> Helped {
+        if !self.may_help() {
+            return Helped::No;
+        }
+        let patience = self.patience();
+        if !patience.is_none_or(Patience::may_try) {
+            // The driver may nap because the last caller polled.
+            self.end_help();
+            return Helped::No;
+        }
+        let (mut passes, mut refusals) = (0, 0);
+        while passes < HELP_PASSES && refusals < MOST_REFUSALS {
+            let looked =
+                self.with_owner(|owner| owner.help_once(passes == 0, patience, || self.has_jobs()));
+            if cell.has_news() {
+                patience.inspect(|patience| patience.paid());
+                return Helped::Looked;
+            }
+            match looked {
+                Some(Some(end)) => return end,
+                Some(None) => passes += 1,
+                None if refusals > 0 => refusals += 1,
+                None => {
+                    if !may_wait_alone(patience, now()) {
+                        return Helped::OthersTurn;
+                    }
+                    self.leave(Job::Help);
+                    refusals = 1;
+                }
+            }
+            std::hint::spin_loop();
+        }
+        if let (Some(patience), HELP_PASSES) = (patience, passes) {
+            patience.was_vain();
+        }
+        Helped::Looked
+    }
+}
+
+fn may_wait_alone(patience: Option<&Patience>, now: Instant) -> bool {
+    patience.is_none_or(|patience| patience.begin_lone_wait(now))
+}
+
+impl<L: Link> Owner<L> {
+    /// One pass of a caller, who begins to wait with it or not. `Some`: the last one. `others`: somebody
+    /// else wants the connection.
+    fn help_once(
+        &mut self,
+        begins: bool,
+        patience: Option<&Patience>,
+        others: impl Fn() -> bool,
+    ) -> Option<Helped> {
+        self.clock.tick(begins);
+        if !self.has_one_caller() {
+            return Some(Helped::Looked);
+        }
+        if begins && !may_wait_alone(patience, self.clock.last()) {
+            return Some(Helped::OthersTurn);
+        }
+        self.help_passes = self.help_passes.saturating_add(1);
+        self.wait_for_news(others);
+        // What only the runtime brings is the driver's to wait for.
+        let goes_on = self.link.as_mut().is_none_or(|link| link.fetch());
+        self.pass(&mut |_, _| None);
+        (!goes_on || !self.has_one_caller()).then_some(Helped::Looked)
+    }
+
+    /// Whether there is something that only the driver does: a caller that polls serves itself.
+    pub(super) fn needs_driver(&self) -> bool {
+        self.dead.is_some()
+            || self.pull_due
+            || self.session.is_going_away()
+            || self.session.open_streams() > 1
+            || !self.calls.batch.arrivals.is_empty()
+    }
+
+    /// Whether the driver may leave the link to a caller that polls it; then it is woken when
+    /// the caller stops, or when there is something for the driver.
+    pub(super) fn nap(&mut self, driver: &Waker, crowded: bool) -> bool {
+        let may = std::mem::take(&mut self.help_passes) > 0 && !crowded && !self.needs_driver();
+        self.napper = may.then(|| driver.clone());
+        may
+    }
+
+    /// A caller stops to poll, without an answer: whoever naps meanwhile takes over.
+    pub(super) fn end_help(&mut self) {
+        self.help_passes = 0;
+        self.wake_napper();
+    }
+
+    pub(super) fn wake_napper(&mut self) {
+        if let Some(napper) = self.napper.take() {
+            napper.wake();
+        }
+    }
+}
