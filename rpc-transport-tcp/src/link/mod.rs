@@ -300,7 +300,8 @@ impl Link for TcpLink {
 
     fn fetch(&mut self) -> bool {
         match &self.socket {
-            Some(socket) => self.inbound.fetch(socket, &self.info.peer),
+            // When the socket takes more, the runtime says.
+            Some(socket) => self.out.is_empty() && self.inbound.fetch(socket, &self.info.peer),
             None => true,
         }
     }

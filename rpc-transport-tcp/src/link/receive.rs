@@ -26,10 +26,6 @@ fn proof_bytes(len: usize) -> usize {
     (len / 16).clamp(PROOF_BYTES, MAX_BUFFER_BYTES - PREFIX_BYTES)
 }
 
-/// What the next read asks for while long frames come one after the other and the next one's
-/// length is not known yet: little, so that nearly all of the frame is read to where it stays.
-const AFTER_LONG_BYTES: usize = PREFIX_BYTES + PROOF_BYTES;
-
 /// What [`Inbound::advance`] found.
 #[derive(Debug)]
 pub(super) enum Next {
@@ -53,8 +49,8 @@ pub(super) struct Inbound {
     /// A long frame of which only the beginning has arrived, and its whole length.
     long: Option<(Vec<u8>, usize)>,
     max_frame_bytes: usize,
-    /// The last frame was long: the next probably is.
-    expect_long: bool,
+    /// Length of the last frame: the next is probably as long.
+    last_len: usize,
     /// Why nothing more comes.
     end_cause: Option<LinkError>,
 }
@@ -68,7 +64,7 @@ impl Inbound {
             offset: 0,
             long: None,
             max_frame_bytes,
-            expect_long: false,
+            last_len: 0,
             end_cause: None,
         }
     }
@@ -169,7 +165,7 @@ impl Inbound {
         let arrived = self.end - body;
         if arrived >= len {
             self.skip(PREFIX_BYTES + len);
-            self.expect_long = len >= OWNED_BYTES;
+            self.last_len = len;
             let range = body..body + len;
             if len >= OWNED_BYTES {
                 return Ok(Some(Next::Owned(Bytes::copy_from_slice(&self.buffer[range]))));
@@ -181,7 +177,7 @@ impl Inbound {
             frame.extend_from_slice(&self.buffer[body..self.end]);
             self.skip(PREFIX_BYTES + arrived);
             self.long = Some((frame, len));
-            self.expect_long = true;
+            self.last_len = len;
         }
         Ok(None)
     }
@@ -217,13 +213,17 @@ impl Inbound {
         }
     }
 
+    fn expects_long(&self) -> bool {
+        self.last_len >= OWNED_BYTES
+    }
+
     /// Where the next read into the buffer ends. A long frame's proof is fetched by as few reads as
-    /// it takes, and nothing behind it.
+    /// it takes, and nothing behind it, so that nearly all of the frame is read to where it stays.
     fn read_until(&self) -> usize {
         match self.declared() {
-            _ if !self.expect_long => self.buffer.len(),
+            _ if !self.expects_long() => self.buffer.len(),
             Some(len) if len >= OWNED_BYTES => self.start + PREFIX_BYTES + proof_bytes(len),
-            _ => self.end + AFTER_LONG_BYTES,
+            _ => self.end + PREFIX_BYTES + proof_bytes(self.last_len),
         }
     }
 
@@ -239,11 +239,11 @@ impl Inbound {
         // A frame shorter than OWNED_BYTES, or the proof of a longer one, must always fit.
         let wanted = match self.buffer.len() {
             len if len < FIRST_BUFFER_BYTES => FIRST_BUFFER_BYTES,
-            len if filled && !self.expect_long => (len * 2).min(MAX_BUFFER_BYTES),
+            len if filled && !self.expects_long() => (len * 2).min(MAX_BUFFER_BYTES),
             len => len,
         };
         // What a proof takes, the buffer has at once: growing it byte by byte would be reading so.
-        let least = if self.expect_long { self.read_until() } else { self.end + 1 };
+        let least = if self.expects_long() { self.read_until() } else { self.end + 1 };
         self.buffer.resize(wanted.max(least.min(MAX_BUFFER_BYTES)).max(self.end + 1), 0);
     }
 
