@@ -133,7 +133,7 @@ pub use wire::{
     MAX_REASON_BYTES, MAX_TEXT_BYTES, Offer,
 };
 
-use crate::link::{MIN_MAX_FRAME_BYTES, TcpLinkOptions};
+use crate::link::{TcpLinkOptions, clamp_max_frame_bytes};
 use crate::socket::SocketOptions;
 
 /// The protocol version this build speaks; there is no older one.
@@ -268,7 +268,7 @@ pub struct BootstrapOptions {
 impl BootstrapOptions {
     /// As a link would clamp it.
     fn max_frame_bytes_on_wire(&self) -> u32 {
-        u32::try_from(self.max_frame_bytes.max(MIN_MAX_FRAME_BYTES)).unwrap_or(u32::MAX - 4)
+        clamp_max_frame_bytes(self.max_frame_bytes) as u32
     }
 }
 

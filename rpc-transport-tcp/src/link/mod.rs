@@ -10,6 +10,9 @@
 //!        4    n  the frame, opaque to the link
 //! ```
 //!
+//! Before a frame there may be a filler: a length of at most 124 with the highest bit set, and so many
+//! bytes that mean nothing. It moves a long body away from where copies of it are slow (`send.rs`).
+//!
 //! A length of 0 or above the receiver's `max_frame_bytes` ends the connection. Each end tells
 //! its own limit in the bootstrap, and the other sends no longer frames. An end of stream between two frames is an orderly close; in the middle of one, it is reported with the
 //! number of missing bytes.
@@ -54,6 +57,17 @@ use crate::socket::{Socket, linger};
 
 /// Bytes of the length before each frame.
 const PREFIX_BYTES: usize = 4;
+
+/// A length with this bit is that of a filler: so many bytes that mean nothing, before a frame.
+const FILLER: u32 = 1 << 31;
+
+/// The longest filler, with its length.
+const FILLER_BYTES: usize = 128;
+
+/// What a `max_frame_bytes` comes down to: no length may look like a filler's.
+pub(crate) fn clamp_max_frame_bytes(bytes: usize) -> usize {
+    bytes.clamp(MIN_MAX_FRAME_BYTES, FILLER as usize - 1 - PREFIX_BYTES)
+}
 
 /// The smallest `max_frame_bytes` the link contract allows.
 pub const MIN_MAX_FRAME_BYTES: usize = 4096;
@@ -117,8 +131,7 @@ pub struct TcpLink {
 impl TcpLink {
     /// A link over `socket`. `early` is what was read past the bootstrap.
     pub fn new(socket: Socket, early: &[u8], options: &TcpLinkOptions) -> TcpLink {
-        let max_frame_bytes =
-            options.max_frame_bytes.clamp(MIN_MAX_FRAME_BYTES, u32::MAX as usize - PREFIX_BYTES);
+        let max_frame_bytes = clamp_max_frame_bytes(options.max_frame_bytes);
         let longest = max_frame_bytes + PREFIX_BYTES;
         let info = LinkInfo::new("tcp", socket.local_text(), socket.peer_text());
         TcpLink {
