@@ -406,11 +406,10 @@ impl<L: Link> Owner<L> {
                     Some(set) => link.poll_ready_in(&mut cx, set).is_ready(),
                     None => link.poll_ready(&mut cx).is_ready(),
                 });
-        if awake {
-            self.asleep = false;
-            sleeper.wake_by_ref();
-        }
         self.armed = !awake;
+        if awake {
+            self.wake_sleeper();
+        }
     }
 
     /// The connection is over: every call on it learns so, exactly once.

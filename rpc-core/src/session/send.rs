@@ -143,11 +143,10 @@ impl Session {
         request: &NewStream<'_>,
         message_len: usize,
     ) -> Result<bool, LinkError> {
-        let bulk = match request.end {
-            true => self.is_bulk_alone(sink, message_len, self.open_streams() + 1),
-            false => self.is_bulk(message_len),
-        };
-        if bulk || !self.may_go_straight() {
+        // Asked only of what is long.
+        let as_frame =
+            || request.end && self.prefers_frame(sink, message_len, self.open_streams() + 1);
+        if !self.may_go_straight() || self.is_bulk(message_len) && !as_frame() {
             return Ok(false);
         }
         let head_len = HEADER_BYTES + request_extra_len(request);
@@ -434,7 +433,7 @@ impl Session {
         let straight = !stream.has_queue()
             && !stream.headers_over
             && self.may_go_straight()
-            && !self.is_bulk_alone(sink, len, self.open_streams())
+            && (!self.is_bulk(len) || self.prefers_frame(sink, len, self.open_streams()))
             && block_len(metadata).is_some()
             && block_len(trailers).is_some()
             && frame_len <= self.link.max_frame_bytes;

@@ -38,12 +38,11 @@ impl Session {
             && len <= self.link.max_bulk_bytes
     }
 
-    /// The same for a message that is all one side of a unary call sends. A row of messages is pulled
-    /// while the next ones are made; whoever waits for this one waits for all of its pull. `calls` are
-    /// open with this one.
-    pub(super) fn is_bulk_alone<S: FrameSink>(&self, sink: &S, len: usize, calls: usize) -> bool {
-        let fits = HEADER_BYTES + len <= self.link.max_frame_bytes;
-        self.is_bulk(len) && !(fits && sink.prefers_frame(len, calls))
+    /// Whether a message that would go by bulk goes as a frame, because it is all one side of a unary
+    /// call sends: a row of messages is pulled while the next ones are made; whoever waits for this one
+    /// waits for all of its pull. `calls` are open with this one.
+    pub(super) fn prefers_frame<S: FrameSink>(&self, sink: &S, len: usize, calls: usize) -> bool {
+        HEADER_BYTES + len <= self.link.max_frame_bytes && sink.prefers_frame(len, calls)
     }
 
     pub(super) fn serve_soon(&mut self, slot: u32) {

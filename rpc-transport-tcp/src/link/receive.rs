@@ -119,14 +119,11 @@ impl Inbound {
         if self.long.is_some() {
             return false;
         }
-        let filler_bytes = match self.filler() {
-            Some(Ok(bytes)) => bytes,
-            Some(Err(_)) => return true,
-            None => 0,
-        };
+        if let Some(filler) = self.filler() {
+            return filler.is_err() || filler.is_ok_and(|bytes| self.end - self.start >= bytes);
+        }
         match self.declared() {
             None => false,
-            Some(_) if filler_bytes > 0 => self.end - self.start >= filler_bytes,
             Some(len) => {
                 len == 0
                     || len > self.max_frame_bytes
@@ -171,14 +168,11 @@ impl Inbound {
             if let Some(cause) = &self.end_cause {
                 return Err(cause.clone());
             }
-            match self.read(socket) {
-                Ok(0) => self.end_cause = Some(self.end_of_stream(peer)),
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    return Ok(Next::Nothing);
-                }
-                Err(error) => self.note(&error, peer),
+            let read = self.read(socket);
+            if read.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock) {
+                return Ok(Next::Nothing);
             }
+            self.note(&read, peer);
         }
     }
 
@@ -190,11 +184,9 @@ impl Inbound {
         }
         if !self.has_frame() {
             let room = self.room();
-            match socket.read_unasked(&mut self.buffer[room]) {
-                Ok(0) => self.end_cause = Some(self.end_of_stream(peer)),
-                Ok(n) => self.end += n,
-                Err(error) => self.note(&error, peer),
-            }
+            let read = socket.read_unasked(&mut self.buffer[room]);
+            self.end += *read.as_ref().unwrap_or(&0);
+            self.note(&read, peer);
         }
         true
     }
@@ -269,11 +261,17 @@ impl Inbound {
         self.end..self.read_until().clamp(self.end + 1, self.buffer.len())
     }
 
-    /// A read that failed is the end, unless there is nothing to read now.
-    fn note(&mut self, error: &io::Error, peer: &str) {
-        if !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) {
-            self.end_cause = Some(read_failed(peer, error));
-        }
+    /// Whether nothing more comes: the end of the stream, or an error that is more than "not now".
+    fn note(&mut self, read: &io::Result<usize>, peer: &str) {
+        let cause = match read {
+            Ok(0) => self.end_of_stream(peer),
+            Ok(_) => return,
+            Err(error) => match error.kind() {
+                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => return,
+                _ => read_failed(peer, error),
+            },
+        };
+        self.end_cause = Some(cause);
     }
 
     fn expects_long(&self) -> bool {

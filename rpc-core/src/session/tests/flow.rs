@@ -366,9 +366,8 @@ fn a_long_message_of_a_unary_call_goes_as_a_frame_where_the_link_prefers_that() 
     pair.client.sink.few_calls = 1;
     pair.server.sink.few_calls = 2;
     pair.open(&unary(3000));
+    assert_eq!(pair.client.kinds(), [Kind::Method, Kind::Request]);
     pair.run();
-    assert_eq!(pair.server.session.open_streams(), 1);
-    assert_eq!(pair.client.kinds(), [], "the request and nothing else");
     // Of two calls each message is pulled, and so is one that no frame takes.
     pair.open(&unary(3000));
     assert_eq!(pair.client.kinds(), [Kind::Request, Kind::Bulk]);
