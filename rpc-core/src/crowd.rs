@@ -10,6 +10,8 @@ use crate::patience::Patience;
 pub(crate) struct Crowd {
     /// The runtime's.
     pub(crate) threads: usize,
+    /// They are its own: whoever calls `block_on` is on another.
+    pub(crate) threads_apart: bool,
     /// Connections that poll, by themselves or in the set; not those asleep in the kernel.
     pub(crate) awake: AtomicUsize,
     /// Calls that wait for their answer.
@@ -19,9 +21,10 @@ pub(crate) struct Crowd {
 }
 
 impl Crowd {
-    pub(crate) fn new(threads: usize) -> Arc<Crowd> {
+    pub(crate) fn new(threads: usize, threads_apart: bool) -> Arc<Crowd> {
         Arc::new(Crowd {
             threads,
+            threads_apart,
             awake: AtomicUsize::new(0),
             waiting_calls: AtomicUsize::new(0),
             patience: Patience::default(),

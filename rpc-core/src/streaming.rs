@@ -127,7 +127,7 @@ impl<T: Message + Default> Streaming<T> {
                 }
                 match self.conn.help(&self.cell) {
                     Helped::Looked => {}
-                    Helped::No => return Poll::Pending,
+                    Helped::No | Helped::Scouted => return Poll::Pending,
                     Helped::OthersTurn => {
                         let_others_run(cx);
                         return Poll::Pending;

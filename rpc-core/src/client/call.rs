@@ -86,7 +86,7 @@ impl<'c> Call<'c> {
         };
         let Begun { cell, watch } = conn.open(&request, waker);
         let alarm = match opening.deadline.at() {
-            Some(at) if watch == Watch::Nobody && cell.id().is_none() => {
+            Some(at) if watch != Watch::Waker && cell.id().is_none() => {
                 Some(Box::pin(tokio::time::sleep_until(at.into())))
             }
             _ => None,
@@ -119,7 +119,7 @@ impl<'c> Call<'c> {
             }
             Ok(response)
         };
-        let result = ready!(self.poll_wait(cx, |cell, cx| cell.poll_answer(cx, make)));
+        let result = ready!(self.poll_wait(cx, true, |cell, cx| cell.poll_answer(cx, make)));
         // A failure found on this side leaves the stream open.
         self.over = result.is_ok() || self.cell.has_ended();
         Poll::Ready(result)
@@ -130,18 +130,19 @@ impl<'c> Call<'c> {
         mut self,
         path: &'static str,
     ) -> Result<(MetadataMap, Streaming<T>), Status> {
-        let headers = poll_fn(|cx| self.poll_wait(cx, Cell::poll_headers)).await?;
+        let headers = poll_fn(|cx| self.poll_wait(cx, false, Cell::poll_headers)).await?;
         self.over = true;
         let (conn, cell) = (Arc::clone(self.conn()), Arc::clone(&self.cell));
         Ok((headers, Streaming::new(conn, cell, path, Side::Client)))
     }
 
     /// Waits for what `poll` finds in the mailbox: in place for a while, where that is the way, and
-    /// no longer than until the deadline.
+    /// no longer than until the deadline. `scouts`: for others too, where that is the way.
     #[inline]
     fn poll_wait<T>(
         &mut self,
         cx: &mut Context<'_>,
+        scouts: bool,
         mut poll: impl FnMut(&Cell, &mut Context<'_>) -> Poll<Result<T, Status>>,
     ) -> Poll<Result<T, Status>> {
         // Right after the call was opened nothing can have come.
@@ -149,13 +150,20 @@ impl<'c> Call<'c> {
         if first == Watch::Waker {
             return Poll::Pending;
         }
-        if first == Watch::Nobody
+        if matches!(first, Watch::Nobody | Watch::Scout)
             && let Poll::Ready(result) = poll(&self.cell, cx)
         {
             return Poll::Ready(result);
         }
-        let helped = self.conn().help(&self.cell);
-        if (helped == Helped::Looked || first == Watch::Caller)
+        if first == Watch::Scout {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let helped = match self.conn().help(&self.cell) {
+            Helped::No if scouts => self.conn().scout(&self.cell),
+            helped => helped,
+        };
+        if (matches!(helped, Helped::Looked | Helped::Scouted) || first == Watch::Caller)
             && let Poll::Ready(result) = poll(&self.cell, cx)
         {
             return Poll::Ready(result);
@@ -163,6 +171,7 @@ impl<'c> Call<'c> {
         match helped {
             Helped::No => {}
             Helped::Looked => self.conn().end_help(),
+            Helped::Scouted => cx.waker().wake_by_ref(),
             Helped::OthersTurn => let_others_run(cx),
         }
         if let Some(sleep) = &mut self.alarm
@@ -202,4 +211,48 @@ pub(super) fn expired(doing: &str) -> Status {
 /// Whether a call that failed so may be made again without asking.
 pub(super) fn may_retry(status: &Status) -> bool {
     status.request_seen() == RequestSeen::NeverSent && status.code() == Code::Unavailable
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::client::ClientConnection;
+    use crate::crowd::Crowd;
+    use crate::driver::{Connection, Progress, ProgressMode};
+    use crate::memory::{MemoryConfig, pair};
+    use crate::service::{Idempotency, MethodKind};
+    use crate::session::{Role, SessionConfig};
+
+    static METHOD: MethodDescriptor = MethodDescriptor {
+        name: "b",
+        path: "/a/b",
+        kind: MethodKind::Unary,
+        idempotency: Idempotency::Unknown,
+    };
+
+    /// Its caller polls for others, or by itself, and no driver may look meanwhile.
+    #[tokio::test(start_paused = true)]
+    async fn a_call_whose_connection_was_taken_when_it_began_keeps_its_own_deadline() {
+        let (link, _far) = pair(MemoryConfig::default());
+        let busy = Progress { mode: ProgressMode::Busy, ..Progress::default() };
+        let (role, config) = (Role::Client, SessionConfig::default());
+        let connection = Arc::new(Connection::new(role, config, busy, link, now()));
+        connection.joins(&Crowd::new(1, true));
+        let held = ClientConnection::new(Arc::clone(&connection) as Arc<dyn Conn>, "a test");
+        let (metadata, message) = (MetadataMap::new(), Bytes::from_static(b"abc"));
+        let opening = Opening {
+            method: &METHOD,
+            metadata: &metadata,
+            deadline: Deadline(Some(now() + Duration::from_millis(5))),
+            message: Some(&message),
+            max_message_bytes: None,
+        };
+        let open = || Call::open(Held::Lent(&held), &opening, Some(Waker::noop()));
+        let taken = connection.while_taken(open);
+        assert_eq!(taken.watch, Watch::Scout);
+        assert!(taken.alarm.is_some());
+        assert!(open().alarm.is_none(), "the session keeps that of an open stream");
+    }
 }

@@ -31,6 +31,11 @@ impl Drop for Handle {
 }
 
 impl ClientConnection {
+    pub(super) fn new(conn: Arc<dyn Conn>, chosen_because: &str) -> ClientConnection {
+        let chosen_because = chosen_because.into();
+        ClientConnection { handle: Arc::new(Handle { conn, chosen_because }) }
+    }
+
     pub(super) fn conn(&self) -> &Arc<dyn Conn> {
         &self.handle.conn
     }
@@ -97,8 +102,7 @@ pub fn connect_link<L: Link>(
             Ended::Failed(status) => Some(status),
         }
     };
-    let handle = Arc::new(Handle { conn, chosen_because: chosen_because.into() });
-    (ClientConnection { handle }, ended)
+    (ClientConnection::new(conn, chosen_because), ended)
 }
 
 /// Nothing arrives at a client.

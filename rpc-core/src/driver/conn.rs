@@ -28,6 +28,9 @@ pub(crate) enum Watch {
     Caller,
     /// Its stream is open, and the caller's waker is in the cell.
     Waker,
+    /// It may be open, and its caller had better poll for all, once those have begun that are to be
+    /// open with it.
+    Scout,
 }
 
 /// What became of a caller's wish to move the connection along in place.
@@ -37,6 +40,8 @@ pub(crate) enum Helped {
     No,
     /// It has polled for a while. Who still has to wait says so by [`Conn::end_help`].
     Looked,
+    /// It has polled for all, and something has come for some: it goes on once those have run.
+    Scouted,
     /// It polls next time: first others have a turn on its thread ([`let_others_run`](crate::patience::let_others_run)).
     OthersTurn,
 }
@@ -88,6 +93,10 @@ pub(crate) trait Conn: Send + Sync + 'static {
     /// Moves the connection along in place, where its mode is to poll and nobody else's call is on
     /// it: for a client whose call waits for something to come into `cell`.
     fn help(&self, cell: &Cell) -> Helped;
+
+    /// Moves the connection along in place for all of its calls, where these are of other threads than the
+    /// runtime's: for a client whose call waits for something to come into `cell`.
+    fn scout(&self, cell: &Cell) -> Helped;
 
     /// What [`Conn::help`] brought is not what the call waits for: the driver goes on, which may
     /// have left the link to the caller.

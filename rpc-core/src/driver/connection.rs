@@ -1,6 +1,6 @@
 //! One connection, shared by all its calls.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::Waker;
 use std::time::Instant;
@@ -23,6 +23,13 @@ use crate::status::Status;
 /// So many bytes of a message count as one more frame that waits for a flush.
 const BYTES_OF_A_FRAME: usize = 4096;
 
+/// Who may poll the link in place: no caller, the only one, one of those on other threads.
+mod poller {
+    pub(super) const NONE: u8 = 0;
+    pub(super) const ONLY_CALLER: u8 = 1;
+    pub(super) const SCOUT: u8 = 2;
+}
+
 thread_local! {
     /// The connection whose handlers this thread is running in place, by address; 0: none.
     static CORKED: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
@@ -35,8 +42,8 @@ pub(crate) struct Connection<L> {
     jobs: SegQueue<Job>,
     /// Somebody has left a job since the owner last looked.
     left: AtomicBool,
-    /// One call is open, as far as was known when the lock was last let go.
-    lone: AtomicBool,
+    /// Who may poll in place ([`poller`]), as far as was known when the lock was last let go.
+    poller: AtomicU8,
     info: Arc<LinkInfo>,
     role: Role,
     window_bytes: u64,
@@ -71,7 +78,7 @@ impl<L: Link> Connection<L> {
             owner: SpinMutex::new(Owner::new(session, link, progress.polls())),
             jobs: SegQueue::new(),
             left: AtomicBool::new(false),
-            lone: AtomicBool::new(false),
+            poller: AtomicU8::new(poller::NONE),
             progress,
             closed: AtomicBool::new(false),
             crowd: OnceLock::new(),
@@ -95,15 +102,28 @@ impl<L: Link> Connection<L> {
     /// Whether a caller that waits had better look for its answer itself: where others wait on the
     /// same threads, the drivers and the set poll for all of us.
     pub(super) fn may_help(&self) -> bool {
-        self.progress.polls() && self.lone.load(Ordering::Relaxed) && !self.is_crowded()
+        self.progress.polls() && self.is_for(poller::ONLY_CALLER) && !self.is_crowded()
+    }
+
+    /// The same of a caller that polls for all, if it is one of those who may.
+    pub(super) fn may_scout(&self) -> bool {
+        self.is_for(poller::SCOUT) && self.outsider().is_some() && !self.is_crowded()
+    }
+
+    fn is_for(&self, whom: u8) -> bool {
+        self.poller.load(Ordering::Relaxed) == whom
+    }
+
+    pub(super) fn crowd(&self) -> Option<&Crowd> {
+        self.crowd.get().map(|crowd| &**crowd)
     }
 
     pub(super) fn patience(&self) -> Option<&Patience> {
-        self.crowd.get().map(|crowd| &crowd.patience)
+        self.crowd().map(|crowd| &crowd.patience)
     }
 
     /// The driver runs among these.
-    pub(super) fn joins(&self, crowd: &Arc<Crowd>) {
+    pub(crate) fn joins(&self, crowd: &Arc<Crowd>) {
         // A connection has one driver.
         let _ = self.crowd.set(Arc::clone(crowd));
     }
@@ -150,6 +170,12 @@ impl<L: Link> Connection<L> {
         Some(result)
     }
 
+    /// Does something while somebody has the connection.
+    #[cfg(test)]
+    pub(crate) fn while_taken<R>(&self, act: impl FnOnce() -> R) -> R {
+        self.with_owner(|_| act()).expect("nobody else has it")
+    }
+
     /// Whether the crowd counts calls of this connection.
     pub(super) fn is_counted(&self) -> bool {
         self.counted_calls.load(Ordering::Relaxed) > 0
@@ -174,15 +200,20 @@ impl<L: Link> Connection<L> {
         any
     }
 
-    /// So many calls are open now, as callers and the crowd are to know.
+    /// What callers and the crowd are to know of the open calls.
     #[inline]
-    fn note_calls(&self, open: usize) {
+    fn note_calls(&self, owner: &Owner<L>) {
+        let open = owner.session.open_streams();
         if self.is_counted() != (open > 0) {
             self.count_calls(open);
         }
-        let lone = open == 1;
-        if lone != self.lone.load(Ordering::Relaxed) {
-            self.lone.store(lone, Ordering::Relaxed);
+        let poller = match open {
+            1 => poller::ONLY_CALLER,
+            2.. if owner.scouting.is_possible() => poller::SCOUT,
+            _ => poller::NONE,
+        };
+        if !self.is_for(poller) {
+            self.poller.store(poller, Ordering::Relaxed);
         }
     }
 
@@ -193,7 +224,8 @@ impl<L: Link> Connection<L> {
                 self.closed.store(true, Ordering::Release);
             }
             if self.role == Role::Client {
-                self.note_calls(owner.session.open_streams());
+                owner.see_to_scout();
+                self.note_calls(&owner);
             }
             owner.look_after_sleeper(|| self.is_crowded());
             drop(owner);
@@ -318,8 +350,11 @@ impl<L: Link> Conn for Connection<L> {
                 self.patience().inspect(|patience| patience.saw_two());
             }
             let left = waker.filter(|_| !alone);
-            let (cell, is_open) = owner.open(request, left);
+            let (cell, is_open) = owner.open(request, left, waker.and_then(|_| self.outsider()));
             let watch = match (is_open, left, waker) {
+                (true, Some(_), _) if owner.scouting.appoint(|| self.scouting_may_pay()) => {
+                    Watch::Scout
+                }
                 (true, Some(_), _) => Watch::Waker,
                 (true, None, Some(_)) => Watch::Caller,
                 _ => Watch::Nobody,
@@ -333,8 +368,9 @@ impl<L: Link> Conn for Connection<L> {
         }
         let cell = Arc::<Cell>::default();
         cell.block_writer();
-        self.leave(Job::Open(OwnedOpen::new(&cell, request)));
-        Begun { cell, watch: Watch::Nobody }
+        let outsider = waker.and_then(|_| self.outsider());
+        self.leave(Job::Open(OwnedOpen::new(&cell, request, outsider)));
+        Begun { cell, watch: if outsider.is_some() { Watch::Scout } else { Watch::Nobody } }
     }
 
     fn send(
@@ -443,6 +479,10 @@ impl<L: Link> Conn for Connection<L> {
 
     fn help(&self, cell: &Cell) -> Helped {
         self.help_in_place(cell)
+    }
+
+    fn scout(&self, cell: &Cell) -> Helped {
+        self.scout_in_place(cell)
     }
 
     fn end_help(&self) {

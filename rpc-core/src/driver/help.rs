@@ -13,11 +13,11 @@ use crate::link::Link;
 use crate::patience::Patience;
 
 /// How often a waiting caller looks at the link before it sleeps.
-const HELP_PASSES: usize = 256;
+pub(super) const HELP_PASSES: usize = 256;
 
 /// How often in a row it may find the connection taken. Its driver, on another thread, gives way as soon
 /// as it hears of the caller, unless the system has taken its CPU.
-const MOST_REFUSALS: usize = 1024;
+pub(super) const MOST_REFUSALS: usize = 1024;
 
 impl<L: Link> Connection<L> {
     /// [`Conn::help`].
@@ -93,14 +93,18 @@ impl<L: Link> Owner<L> {
         self.dead.is_some()
             || self.pull_due
             || self.session.is_going_away()
-            || self.session.open_streams() > 1
+            || self.session.open_streams() > 1 && !self.scouting.is_on()
             || !self.calls.batch.arrivals.is_empty()
     }
 
     /// Whether the driver may leave the link to a caller that polls it; then it is woken when
     /// the caller stops, or when there is something for the driver.
     pub(super) fn nap(&mut self, driver: &Waker, crowded: bool) -> bool {
-        let may = std::mem::take(&mut self.help_passes) > 0 && !crowded && !self.needs_driver();
+        let helped = std::mem::take(&mut self.help_passes) > 0;
+        if !helped {
+            self.scouting.forget();
+        }
+        let may = helped && !crowded && !self.needs_driver();
         self.napper = may.then(|| driver.clone());
         may
     }
@@ -108,6 +112,7 @@ impl<L: Link> Owner<L> {
     /// A caller stops to poll, without an answer: whoever naps meanwhile takes over.
     pub(super) fn end_help(&mut self) {
         self.help_passes = 0;
+        self.scouting.forget();
         self.wake_napper();
     }
 

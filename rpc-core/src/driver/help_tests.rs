@@ -10,7 +10,7 @@ use bytes::Bytes;
 use super::body::View;
 use super::cell::Cell;
 use super::clock::now;
-use super::conn::{Conn, Helped, OpenRequest};
+use super::conn::{Begun, Conn, Helped, OpenRequest};
 use super::connection::Connection;
 use super::owner::Owner;
 use super::progress::{Progress, ProgressMode};
@@ -26,22 +26,22 @@ use crate::session::{Encode, Role, Session, SessionConfig};
 const PULL_TURNS: usize = 5;
 
 /// A client's connection that polls, and the owner of the server's.
-struct Pair {
+pub(super) struct Pair {
     crowd: Arc<Crowd>,
-    client: Connection<Rigged>,
-    server: Owner<MemoryLink>,
+    pub(super) client: Connection<Rigged>,
+    pub(super) server: Owner<MemoryLink>,
 }
 
 impl Pair {
     fn new(pull_turns: usize) -> Pair {
-        Pair::among(&Crowd::new(1), pull_turns)
+        Pair::among(&Crowd::new(1, false), pull_turns)
     }
 
     fn among(crowd: &Arc<Crowd>, pull_turns: usize) -> Pair {
         Pair::rigged(crowd, |link| link.pull_turns = pull_turns)
     }
 
-    fn rigged(crowd: &Arc<Crowd>, rig: impl FnOnce(&mut Rigged)) -> Pair {
+    pub(super) fn rigged(crowd: &Arc<Crowd>, rig: impl FnOnce(&mut Rigged)) -> Pair {
         let busy = Progress { mode: ProgressMode::Busy, ..Progress::default() };
         Pair::with(crowd, busy, rig)
     }
@@ -58,6 +58,10 @@ impl Pair {
     }
 
     fn open(&self) -> Arc<Cell> {
+        self.begin(None).cell
+    }
+
+    pub(super) fn begin(&self, waker: Option<&Waker>) -> Begun {
         let (none, short) = (MetadataMap::new(), Bytes::from_static(b"abc"));
         let request = OpenRequest {
             path: "/a/b",
@@ -67,17 +71,31 @@ impl Pair {
             end: true,
             max_message_bytes: 1 << 20,
         };
-        self.client.open(&request, None).cell
+        self.client.open(&request, waker)
     }
 
     /// Answers every call that has arrived.
     fn answer(&mut self, message: &Bytes) {
         self.client.flush();
+        self.answer_some(usize::MAX, message);
+    }
+
+    /// Answers so many of those that have arrived, the first ones.
+    pub(super) fn answer_some(&mut self, most: usize, message: &Bytes) {
+        self.arrive();
+        self.answer_arrived(most, message);
+    }
+
+    pub(super) fn arrive(&mut self) {
         assert!(self.server.pass(&mut |_, _| Some(1 << 20)), "{:?}", self.server.dead);
+    }
+
+    pub(super) fn answer_arrived(&mut self, most: usize, message: &Bytes) {
         let none = MetadataMap::new();
-        let arrivals = std::mem::take(&mut self.server.calls.batch.arrivals);
-        assert!(!arrivals.is_empty());
-        for arrival in arrivals {
+        let arrivals = &mut self.server.calls.batch.arrivals;
+        let some: Vec<_> = arrivals.drain(..most.min(arrivals.len())).collect();
+        assert!(!some.is_empty());
+        for arrival in some {
             self.server.respond(arrival.id, &none, &none, message).unwrap();
         }
         self.server.settle_or_fail();
@@ -115,7 +133,7 @@ fn a_caller_of_a_socket_asks_it_at_each_pass_and_leaves_to_the_driver_what_only_
 {
     let looks = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&looks);
-    let mut pair = Pair::rigged(&Crowd::new(1), |link| {
+    let mut pair = Pair::rigged(&Crowd::new(1, false), |link| {
         link.in_place = false;
         link.at_fetch = Box::new(move || counted.fetch_add(1, Ordering::Relaxed) < 3);
     });
@@ -163,7 +181,8 @@ fn a_driver_that_polls_gives_way_to_a_caller_on_another_thread() {
 fn calls_that_come_while_the_driver_sleeps_wake_it_and_leave_together() {
     for (polls, flushes) in [(true, [1, 2, 3, 3, 3]), (false, [1, 2, 3, 4, 5])] {
         let progress = if polls { Progress::default() } else { Progress::EVENT };
-        let mut pair = Pair::with(&Crowd::new(1), progress, |link| link.flushes_early = false);
+        let mut pair =
+            Pair::with(&Crowd::new(1, false), progress, |link| link.flushes_early = false);
         pair.open();
         pair.answer(&Bytes::from_static(b"abc"));
         let woken = Arc::new(Woken::default());
@@ -188,7 +207,7 @@ fn calls_that_come_while_the_driver_sleeps_wake_it_and_leave_together() {
 #[tokio::test(start_paused = true)]
 async fn a_caller_whose_thread_others_want_does_not_poll_in_place() {
     for threads in [1, 2] {
-        let crowd = Crowd::new(threads);
+        let crowd = Crowd::new(threads, false);
         let (mut here, mut there) = (Pair::among(&crowd, 0), Pair::among(&crowd, 0));
         let short = Bytes::from_static(b"abc");
         let polls_in_place = |here: &mut Pair| {

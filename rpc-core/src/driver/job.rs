@@ -6,6 +6,7 @@ use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use super::cell::Cell;
+use super::scout::Outsider;
 use crate::metadata::MetadataMap;
 use crate::parts::Parts;
 use crate::session::{Batch, Encode, NewStream, StreamId};
@@ -21,10 +22,15 @@ pub(super) struct OwnedOpen {
     pub(super) message: Option<Parts>,
     pub(super) end: bool,
     pub(super) max_message_bytes: usize,
+    pub(super) outsider: Option<Outsider>,
 }
 
 impl OwnedOpen {
-    pub(super) fn new(cell: &Arc<Cell>, request: &NewStream<'_>) -> OwnedOpen {
+    pub(super) fn new(
+        cell: &Arc<Cell>,
+        request: &NewStream<'_>,
+        outsider: Option<Outsider>,
+    ) -> OwnedOpen {
         OwnedOpen {
             cell: Arc::clone(cell),
             path: request.path,
@@ -33,6 +39,7 @@ impl OwnedOpen {
             message: request.message.map(|message| message.to_parts()),
             end: request.end,
             max_message_bytes: request.max_message_bytes,
+            outsider,
         }
     }
 

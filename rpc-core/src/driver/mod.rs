@@ -35,6 +35,9 @@ mod owner;
 mod portion;
 mod progress;
 mod pulls;
+mod scout;
+#[cfg(test)]
+mod scout_tests;
 mod seat;
 mod sleep;
 mod task;

@@ -11,6 +11,7 @@ use super::calls::{Applied, Calls};
 use super::cell::{Cell, End};
 use super::clock::Clock;
 use super::portion::Portion;
+use super::scout::Scouting;
 use crate::link::{Link, LinkError, LinkErrorKind, Received};
 use crate::metadata::MetadataMap;
 use crate::poll_set::PollSet;
@@ -110,6 +111,7 @@ pub(super) struct Owner<L> {
     pub(super) napper: Option<Waker>,
     /// Passes of callers that poll in place, since the driver last looked.
     pub(super) help_passes: u32,
+    pub(super) scouting: Scouting,
     /// A call was opened since the driver last looked.
     pub(super) opened: bool,
     /// Acts of calls whose frames wait for the next flush, and how many may.
@@ -153,6 +155,7 @@ impl<L: Link> Owner<L> {
             sleeps_in: None,
             napper: None,
             help_passes: 0,
+            scouting: Scouting::default(),
             opened: false,
             unflushed: 0,
             acts_in_sleep: 0,

@@ -125,7 +125,7 @@ mod tests {
         let (metadata, message) = (MetadataMap::new(), Bytes::from_static(b"short"));
         let calls = 3 * FIRST_FRAMES;
         for _ in 0..calls {
-            client.open(&unary(&metadata, &message), None);
+            client.open(&unary(&metadata, &message), None, None);
         }
         client.settle_or_fail();
         let mut arrived = Vec::new();

@@ -204,10 +204,10 @@ fn a_call_left_to_the_owner_ends_when_opening_it_kills_the_connection() {
     for frames_left in 0..3 {
         let (mut owner, _far) = failing(frames_left);
         let cell = Arc::<Cell>::default();
-        owner.run_job(Job::Open(OwnedOpen::new(&cell, &unary(&metadata, &message))));
+        owner.run_job(Job::Open(OwnedOpen::new(&cell, &unary(&metadata, &message), None)));
         assert_eq!(failure(&cell), (Code::Unavailable, RequestSeen::NeverSent), "{frames_left}");
         let late = Arc::<Cell>::default();
-        owner.run_job(Job::Open(OwnedOpen::new(&late, &unary(&metadata, &message))));
+        owner.run_job(Job::Open(OwnedOpen::new(&late, &unary(&metadata, &message), None)));
         assert_eq!(failure(&late), (Code::Unavailable, RequestSeen::NeverSent));
     }
 }
@@ -219,7 +219,7 @@ fn a_message_left_to_a_dead_owner_does_not_block_its_sender() {
     let cell = Arc::<Cell>::default();
     cell.block_writer();
     let request = OpenRequest { message: None, end: false, ..unary(&metadata, &message) };
-    owner.run_job(Job::Open(OwnedOpen::new(&cell, &request)));
+    owner.run_job(Job::Open(OwnedOpen::new(&cell, &request, None)));
     let id = cell.id().unwrap();
     cell.block_writer();
     owner.fail(Failure::Link(LinkError::io("gone")));
@@ -235,14 +235,14 @@ fn calls_given_up_while_they_wait_for_a_stream_keep_no_memory() {
     let (mut owner, _far) = failing(usize::MAX);
     let open: Vec<_> = (0..128)
         .map(|_| {
-            let cell = owner.open(&unary(&metadata, &message), None).0;
+            let cell = owner.open(&unary(&metadata, &message), None, None).0;
             assert!(cell.id().is_some());
             cell
         })
         .collect();
-    let first = owner.open(&unary(&metadata, &message), None).0;
+    let first = owner.open(&unary(&metadata, &message), None, None).0;
     for _ in 0..1000 {
-        let cell = owner.open(&unary(&metadata, &message), None).0;
+        let cell = owner.open(&unary(&metadata, &message), None, None).0;
         assert!(cell.id().is_none());
         cell.abandon();
         owner.cancel(&cell, CANCELLED);
@@ -263,7 +263,7 @@ fn a_mailbox_kept_for_other_calls_keeps_nothing_of_its_own() {
     };
     // What becomes of the mailbox of a call that ended so, once its reader has gone.
     let mut kept_after = |end: &dyn Fn(&Cell) -> End| {
-        let cell = owner.open(&unary(&metadata, &message), None).0;
+        let cell = owner.open(&unary(&metadata, &message), None, None).0;
         let id = cell.id().expect("there are streams");
         let end = end(&cell);
         owner.calls.end(id, end);
@@ -451,23 +451,23 @@ fn a_driver_naps_while_a_caller_polls_and_is_woken_when_it_is_needed() {
     assert_eq!(times(), 1, "the caller has stopped");
     owner.help_passes = 3;
     assert!(owner.nap(&waker, false));
-    let _first = owner.open(&unary(&metadata, &message), None).0;
+    let _first = owner.open(&unary(&metadata, &message), None, None).0;
     owner.look_after_sleeper(|| false);
     assert_eq!(times(), 1, "the caller's own call");
-    let _second = owner.open(&unary(&metadata, &message), None).0;
+    let _second = owner.open(&unary(&metadata, &message), None, None).0;
     owner.look_after_sleeper(|| false);
     assert_eq!(times(), 2, "a second call is the driver's");
     // A call that found the connection taken may have a caller that does not poll.
     owner.help_passes = 3;
     let cell = Arc::<Cell>::default();
-    owner.run_job(Job::Open(OwnedOpen::new(&cell, &unary(&metadata, &message))));
+    owner.run_job(Job::Open(OwnedOpen::new(&cell, &unary(&metadata, &message), None)));
     assert_eq!(owner.help_passes, 0);
 }
 
 #[test]
 fn a_call_that_ended_before_its_handler_did_finds_that_in_its_mailbox() {
     let (mut owner, _far) = failing(usize::MAX);
-    let call = owner.open(&unary(&MetadataMap::new(), &Bytes::from_static(b"abc")), None).0;
+    let call = owner.open(&unary(&MetadataMap::new(), &Bytes::from_static(b"abc")), None, None).0;
     let (id, open, over) = (call.id().unwrap(), Arc::<Cell>::default(), Arc::<Cell>::default());
     owner.attach(id, &open);
     assert!(!open.has_failed());
@@ -489,7 +489,7 @@ fn a_message_that_was_pulled_is_out_of_the_driver_before_the_next_pull_begins() 
     };
     let (mut client, mut server) = (owner(Role::Client, near), owner(Role::Server, far));
     let (metadata, long) = (MetadataMap::new(), Bytes::from(vec![7; 40_000]));
-    let _calls = [(); 2].map(|()| client.open(&unary(&metadata, &long), None));
+    let _calls = [(); 2].map(|()| client.open(&unary(&metadata, &long), None, None));
     client.settle_or_fail();
     let pass = |owner: &mut Owner<MemoryLink>| {
         owner.delivered = false;

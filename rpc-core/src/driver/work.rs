@@ -7,6 +7,7 @@ use super::cell::{Cell, End};
 use super::clock::now;
 use super::job::{Job, OwnedOpen};
 use super::owner::{Failure, Owner, never_sent};
+use super::scout::Outsider;
 use crate::link::{Link, LinkError};
 use crate::metadata::MetadataMap;
 use crate::session::{Batch, Encode, NewStream, Opened, Sending, StreamId};
@@ -19,6 +20,7 @@ impl<L: Link> Owner<L> {
         &mut self,
         request: &NewStream<'_>,
         waker: Option<&Waker>,
+        outsider: Option<Outsider>,
     ) -> Result<Option<(Arc<Cell>, bool)>, LinkError> {
         let Some(link) = &mut self.link else { return Ok(None) };
         if !self.calls.waiting.is_empty() {
@@ -28,6 +30,7 @@ impl<L: Link> Owner<L> {
         match &self.session.open(link, request) {
             Ok(Opened::Stream(id)) => {
                 self.opened = true;
+                self.scouting.opened(*id, outsider, self.session.open_streams());
                 Ok(Some((self.calls.new_cell(*id, waker.cloned()), true)))
             }
             Ok(Opened::NoSlot) => Ok(None),
@@ -38,14 +41,15 @@ impl<L: Link> Owner<L> {
 
     /// Opens a stream for a call, now or when there is one; gives the call's mailbox, in which it
     /// learns of an end of the connection too, and whether the stream is open. If it is, what
-    /// comes wakes `waker`.
+    /// comes wakes `waker`. `outsider`: what its caller is.
     pub(super) fn open(
         &mut self,
         request: &NewStream<'_>,
         waker: Option<&Waker>,
+        outsider: Option<Outsider>,
     ) -> (Arc<Cell>, bool) {
         if self.dead.is_none() {
-            match self.open_now(request, waker) {
+            match self.open_now(request, waker, outsider) {
                 Ok(Some(opened)) => return opened,
                 Ok(None) => {}
                 Err(error) => self.fail(Failure::Link(error)),
@@ -56,14 +60,16 @@ impl<L: Link> Owner<L> {
         }
         let cell = Arc::<Cell>::default();
         cell.block_writer();
-        self.calls.waiting.push_back(OwnedOpen::new(&cell, request));
+        self.calls.waiting.push_back(OwnedOpen::new(&cell, request, outsider));
         (cell, false)
     }
 
     /// The same for a call that has its mailbox already: it waited for the connection.
     fn open_left(&mut self, open: OwnedOpen) {
-        // Its caller may not poll: the driver must not rely on one that did.
-        self.end_help();
+        if open.outsider.is_none() {
+            // Its caller may not poll: the driver must not rely on one that did.
+            self.end_help();
+        }
         self.calls.waiting.push_back(open);
         if let Err(error) = self.open_waiting() {
             // The call learns of it with the others that wait.
@@ -110,6 +116,7 @@ impl<L: Link> Owner<L> {
                     Opened::Stream(id) => {
                         self.opened = true;
                         if let Some(open) = self.calls.waiting.pop_front() {
+                            self.scouting.opened(id, open.outsider, self.session.open_streams());
                             self.calls.opened(id, &open.cell, &open.borrow());
                         }
                         busy = true;

@@ -39,7 +39,7 @@ use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use crossbeam_queue::SegQueue;
-use tokio::runtime::{Handle, Id};
+use tokio::runtime::{Handle, Id, RuntimeFlavor};
 
 use self::scanner::{Entry, Scanner};
 use crate::brief::Brief;
@@ -190,7 +190,10 @@ impl PollSet {
         let id = runtime.id();
         let shared = sets.get(&id).and_then(Weak::upgrade).unwrap_or_else(|| {
             let shared = Arc::new(Shared {
-                crowd: Crowd::new(runtime.metrics().num_workers()),
+                crowd: Crowd::new(
+                    runtime.metrics().num_workers(),
+                    runtime.runtime_flavor() != RuntimeFlavor::CurrentThread,
+                ),
                 runtime,
                 newcomers: SegQueue::new(),
                 scanning: AtomicBool::new(false),

@@ -4,8 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use futures_util::stream::FuturesUnordered;
 use futures_util::{StreamExt, stream};
 use rdma_rpc::Code;
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
 
 use super::support::{KIB, MIB, at_once, behave, exchange, fed, next, output, over, within};
 use crate::harness::{Place, Tuning, allowed, allowed_ms};
@@ -237,5 +240,42 @@ pub async fn many_threads_one_connection(place: Place) {
         .collect();
     for thread in threads {
         within(MINUTE, "a thread", thread).await.unwrap();
+    }
+}
+
+/// Threads that are none of the runtime's wait for several calls at a time, give some up, and share the
+/// connection with each other and with a task of the runtime.
+pub async fn callers_on_other_threads(place: Place) {
+    let world = place.world().await;
+    exchange(&world.client(), 1, 1).await.unwrap();
+    let ended: Vec<_> = (0..3)
+        .map(|thread| {
+            let (client, runtime) = (world.client(), Handle::current());
+            let (end, ended) = oneshot::channel();
+            std::thread::spawn(move || {
+                runtime.block_on(async {
+                    for round in 0..60 {
+                        let count = 1 + (round + thread) % 9;
+                        let call = |number| exchange(&client, number * 3_000, round * 100);
+                        let calls: FuturesUnordered<_> = (0..count).map(call).collect();
+                        let wanted = if round % 4 == 3 { 1 } else { count };
+                        let answered = calls.take(wanted).map(Result::unwrap).count().await;
+                        assert_eq!(answered, wanted);
+                    }
+                });
+                let _ = end.send(());
+            });
+            ended
+        })
+        .collect();
+    let client = world.client();
+    let task = tokio::spawn(async move {
+        for number in 0..60 {
+            exchange(&client, number * 100, number).await.unwrap();
+        }
+    });
+    within(MINUTE, "the task", task).await.unwrap();
+    for thread in ended {
+        within(MINUTE, "a thread", thread).await.expect("it panicked");
     }
 }

@@ -39,7 +39,7 @@ macro_rules! case_list {
             thousand_cancelled_calls;
         flow: stopped_reader_stops_only_its_stream stopped_server_reader_stops_only_its_stream
             thousand_streams more_calls_than_streams slow_duplex_both_ways idle_then_burst
-            many_threads_one_connection;
+            many_threads_one_connection callers_on_other_threads;
         life: graceful_shutdown handover channel_soak reconnect restart_under_load;
     } };
     (heavy $then:ident $($with:tt)*) => { $crate::$then! { $($with)*

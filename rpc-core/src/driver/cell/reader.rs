@@ -96,6 +96,11 @@ impl Cell {
         }
     }
 
+    /// Wakes the reader, if it sleeps, though nothing has come.
+    pub(crate) fn rouse_reader(&self) {
+        wake(self.lock(), true, false);
+    }
+
     /// How the call has failed, if it has.
     pub(crate) fn failure(&self) -> Option<Status> {
         match &self.lock().end {
