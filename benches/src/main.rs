@@ -1,7 +1,7 @@
 //! `echo`: one server or one client of an echo service, measured. See `benches/README.md`.
 //!
 //! ```text
-//! echo server --transport tcp|unix|shm|rdma --addr 127.0.0.1:PORT [--rt st|st-pin|mt|spin]
+//! echo server --transport tcp|unix|shm|rdma --addr 127.0.0.1:PORT [--rt st|st-pin|main|mt|spin]
 //! echo client --transport ... --addr ... --case NAME --mode unary|stream|idle --payload BYTES
 //!             --conns N --outstanding N --secs S --warmup S --server-pid PID --rep N
 //! ```

@@ -19,6 +19,13 @@ SYSTEMS = [
     System("tonic-unix", "tonic, unix", "tonic-peer", "unix", "st"),
     System("tarpc-tcp", "tarpc, tcp", "tarpc-peer", "tcp", "st"),
 ]
+# As `#[tokio::main]` has it: two workers at the client, and calls from neither; the server as of `st`.
+FROM_MAIN = [
+    System("shm-main", "shm, adaptive", "echo", "shm", "main"),
+    System("tcp-main", "tcp, adaptive", "echo", "tcp", "main"),
+    System("tonic-main", "tonic, tcp", "tonic-peer", "tcp", "main"),
+    System("tarpc-main", "tarpc, tcp", "tarpc-peer", "tcp", "main"),
+]
 # Settings that suit long messages, and only they are measured with them.
 WIDE = System("tonic-tcp-wide", "tonic, tcp, wide windows", "tonic-peer", "tcp-wide", "st")
 RAW_TCP = System("raw-tcp", "raw tcp (tokio)", "raw", "tcp", "st")
@@ -29,6 +36,8 @@ PAYLOADS = [0, 32, 256, KIB, 4 * KIB, 16 * KIB, 32 * KIB, 64 * KIB, 128 * KIB, 2
             MIB, 4 * MIB, 16 * MIB, 64 * MIB]
 # Connections and calls open in all: who calls again first must not keep the others waiting.
 FAIR = [(1, 2), (1, 8), (8, 8), (64, 64), (1000, 64)]
+# Calls awaited together.
+JOINED = [1, 2, 8, 64]
 STREAMED = [32, 256, KIB, 4 * KIB, 64 * KIB]
 
 
@@ -79,6 +88,7 @@ def jobs():
                 continue  # it has none
             pairs.append((system, case))
     pairs += [(WIDE, case) for case in (lat(MIB), BW, stream(32))]
+    pairs += [(system, thr(1, calls)) for system in FROM_MAIN for calls in JOINED]
     pairs += [(RAW_TCP, lat(payload)) for payload in PAYLOADS if payload]
     pairs += [
         (System("raw-tcp-blocking", "raw tcp, blocking", "raw", "tcp-blocking", "st"), lat(MIB)),

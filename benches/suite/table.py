@@ -1,6 +1,6 @@
 """Tables in Markdown: every system's figures, and ours beside others'."""
 
-from cases import FAIR, SYSTEMS, WIDE, jobs, thr
+from cases import FAIR, FROM_MAIN, JOINED, SYSTEMS, WIDE, jobs, thr
 
 MARKS = ("<!-- figures: begin -->", "<!-- figures: end -->")
 
@@ -51,6 +51,8 @@ TABLES = [
     ("Who waits longest: the 99th of a hundred 32-byte calls, and how many medians that is",
      [(f"{calls} open on {conns}", thr(conns, calls).name, "tail") for conns, calls in FAIR]),
 ]
+JOINED_TABLE = ("32-byte calls awaited together by `#[tokio::main]`, two workers: calls a second, one connection",
+                [(f"{calls} at a time", thr(1, calls).name, "ops") for calls in JOINED])
 
 UCX_SHM = "ucx-posix"
 # Ours, theirs, case, figure; `None` for theirs' case: the same.
@@ -146,9 +148,9 @@ def machine(results):
 def tables(results):
     parts = [machine(results) + "\n"]
     shown = SYSTEMS + [WIDE]
-    for title, columns in TABLES:
+    for systems, (title, columns) in [(shown, table) for table in TABLES] + [(FROM_MAIN, JOINED_TABLE)]:
         lines = []
-        for system in shown:
+        for system in systems:
             cells = [written(results, system.key, case, kind) for _, case, kind in columns]
             if any(cells):
                 lines.append([system.text] + cells)

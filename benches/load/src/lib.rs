@@ -18,6 +18,7 @@ use std::sync::atomic::AtomicU64;
 
 use bytes::Bytes;
 
+use options::MAIN;
 pub use options::{Options, Role};
 pub use report::{Snapshot, histogram, line};
 pub use unary::blocking;
@@ -115,6 +116,10 @@ where
                 return Err("the echo is not what was sent".into());
             }
         }
+    }
+    if options.rt == MAIN && options.mode == "unary" {
+        println!("{}", unary::joined(&options, &clients, &data).await?);
+        return Ok(());
     }
     // In a task of its own, as the server is.
     let line = tokio::spawn(async move {

@@ -1,5 +1,8 @@
 //! The command line, and the runtime it asks for.
 
+/// The runtime of a client that makes its calls in the future given to `block_on`.
+pub(crate) const MAIN: &str = "main";
+
 /// Which end of the connection a process is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
@@ -90,15 +93,17 @@ impl Options {
     }
 
     /// `st`, `st-pin` and `spin`: one thread; `mt` and `spin-mt`: two workers. `st-pin` and `spin`
-    /// keep the client and the server on a CPU of its own each.
+    /// keep the client and the server on a CPU of its own each. `main`: a client with two workers that
+    /// calls from neither, and a server as of `st-pin`.
     ///
     /// # Panics
     /// Where the system has no room for a runtime.
     pub fn runtime(&self) -> tokio::runtime::Runtime {
-        if matches!(self.rt.as_str(), "st-pin" | "spin") {
+        let calls_from_main = self.rt == MAIN && self.role == Role::Client;
+        if matches!(self.rt.as_str(), "st-pin" | "spin" | MAIN) && !calls_from_main {
             self.pin();
         }
-        let mut builder = if matches!(self.rt.as_str(), "mt" | "spin-mt") {
+        let mut builder = if calls_from_main || matches!(self.rt.as_str(), "mt" | "spin-mt") {
             let mut builder = tokio::runtime::Builder::new_multi_thread();
             builder.worker_threads(2);
             builder

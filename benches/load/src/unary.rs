@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures_util::future::try_join_all;
 
 use crate::Echo;
 use crate::options::Options;
@@ -39,6 +40,33 @@ pub(crate) async fn serial<C: Echo>(
         let now = Instant::now();
         times.saturating_record((now - last).as_nanos() as u64);
         (calls, last) = (calls + 1, now);
+    }
+    let after = Snapshot::take(options, calls);
+    Ok(line(options, &before, &after, Some(&times)))
+}
+
+/// So many calls at a time as are to be open, awaited together, and then as many again: as a program's
+/// main function may do. What is timed is until the last of them has its answer.
+pub(crate) async fn joined<C: Echo>(
+    options: &Options,
+    clients: &[C],
+    data: &Bytes,
+) -> Result<String, String> {
+    let batch =
+        || try_join_all(clients.iter().cycle().take(options.outstanding).map(|c| echo(c, data)));
+    let warm = Instant::now() + Duration::from_secs_f64(options.warmup);
+    while Instant::now() < warm {
+        batch().await?;
+    }
+    let mut times = histogram();
+    let before = Snapshot::take(options, 0);
+    let end = before.at + Duration::from_secs_f64(options.secs);
+    let (mut calls, mut last) = (0, Instant::now());
+    while last < end {
+        batch().await?;
+        let now = Instant::now();
+        times.saturating_record((now - last).as_nanos() as u64);
+        (calls, last) = (calls + options.outstanding as u64, now);
     }
     let after = Snapshot::take(options, calls);
     Ok(line(options, &before, &after, Some(&times)))
