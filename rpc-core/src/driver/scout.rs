@@ -14,7 +14,7 @@ use std::thread::{self, ThreadId};
 use super::cell::Cell;
 use super::conn::Helped;
 use super::connection::Connection;
-use super::help::{HELP_PASSES, MOST_REFUSALS};
+use super::help::{HELP_PASSES, MOST_REFUSALS, pause};
 use super::job::Job;
 use super::owner::Owner;
 use crate::link::Link;
@@ -139,7 +139,7 @@ impl<L: Link> Connection<L> {
                     refusals += 1;
                 }
             }
-            std::hint::spin_loop();
+            pause(passes + refusals);
         }
         if let (Some(patience), HELP_PASSES) = (patience, passes) {
             patience.was_vain();
