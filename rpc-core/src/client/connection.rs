@@ -113,7 +113,9 @@ impl Arrivals for Nothing {
         None
     }
 
-    fn run(&mut self, _: &mut ArrivalBatch) {}
+    fn run(&mut self, _: &mut ArrivalBatch) -> bool {
+        false
+    }
 }
 
 const _: () = assert!(size_of::<Session>() <= 640, "a session without calls stays small");

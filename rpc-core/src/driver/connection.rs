@@ -310,7 +310,7 @@ impl<L: Link> Connection<L> {
     }
 
     /// What this thread sends on this connection while `act` runs leaves in one burst at the end.
-    pub(super) fn corked(&self, act: impl FnOnce()) {
+    pub(super) fn corked<R>(&self, act: impl FnOnce() -> R) -> R {
         struct Uncork;
         impl Drop for Uncork {
             /// After a panic too: another connection may come to lie at this address.
@@ -320,9 +320,10 @@ impl<L: Link> Connection<L> {
         }
         let uncork = Uncork;
         CORKED.set(self.address());
-        act();
+        let result = act();
         drop(uncork);
         self.flush();
+        result
     }
 }
 

@@ -79,8 +79,9 @@ pub(crate) trait Arrivals: Send + 'static {
     /// The client calls `path` by `method` from now on. The longest message the method takes.
     fn bind(&mut self, method: u16, path: &str) -> Option<usize>;
 
-    /// Runs the handlers of what arrived, each once, outside the connection's lock.
-    fn run(&mut self, batch: &mut ArrivalBatch);
+    /// Runs the handlers of what arrived, each once, outside the connection's lock; whether any of them
+    /// goes on, as a task.
+    fn run(&mut self, batch: &mut ArrivalBatch) -> bool;
 }
 
 /// Everything one connection owns.

@@ -92,6 +92,8 @@ pub(crate) struct Driver<L: Link, A> {
     awake: bool,
     /// Long messages wait to be pulled, by either side.
     pulls_wait: bool,
+    /// Handlers are not done, and are tasks, of this runtime.
+    has_handlers: bool,
     /// Passes without news since the last news.
     quiet_passes: u32,
     /// How many of them to make before joining the set.
@@ -157,6 +159,7 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
             set,
             awake: false,
             pulls_wait: false,
+            has_handlers: false,
             quiet_passes: 0,
             eager_passes: MAX_EAGER_PASSES,
         }
@@ -203,12 +206,14 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
             }
         })?;
         self.now_is_stale = false;
-        if !batch.arrivals.is_empty() {
-            match batch.arrivals.len() {
+        let arrived = batch.arrivals.len();
+        self.has_handlers = !*client && open_calls > arrived;
+        if arrived > 0 {
+            self.has_handlers |= match arrived {
                 // It is sent at once if it is alone, and by the next turn if not.
                 1 => arrivals.run(batch),
                 _ => connection.corked(|| arrivals.run(batch)),
-            }
+            };
             batch.clear();
             self.now_is_stale = true;
             if !matches!(turn, Turn::Over(_) | Turn::Delivered(_)) {
@@ -375,7 +380,7 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
                     if self.is_one_of_many() && self.poll_sleep(cx, true).is_pending() {
                         return Poll::Pending;
                     }
-                    if matches!(turn, Turn::Delivered(_)) {
+                    if matches!(turn, Turn::Delivered(_)) || self.has_handlers {
                         break;
                     }
                 }
@@ -384,6 +389,8 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
                     return Poll::Pending;
                 }
                 Some(Turn::Quiet) => match self.after_quiet() {
+                    // What the handlers wait for only others may bring.
+                    Quiet::LookAgain if self.has_handlers => break,
                     Quiet::LookAgain if !self.connection.is_looked_at_in_place() => break,
                     Quiet::LookAgain => std::hint::spin_loop(),
                     Quiet::JoinSet => {

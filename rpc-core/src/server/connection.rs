@@ -99,38 +99,46 @@ impl Arrivals for Dispatcher {
         limit
     }
 
-    fn run(&mut self, batch: &mut ArrivalBatch) {
+    fn run(&mut self, batch: &mut ArrivalBatch) -> bool {
+        let mut go_on = false;
         for arrival in &mut batch.arrivals {
-            self.run_one(arrival, &batch.short);
+            go_on |= self.run_one(arrival, &batch.short);
         }
         batch.clear();
+        go_on
     }
 }
 
 impl Dispatcher {
-    fn run_one(&mut self, arrival: &mut Arrival, short: &[u8]) {
+    /// Whether the handler goes on, as a task.
+    fn run_one(&mut self, arrival: &mut Arrival, short: &[u8]) -> bool {
         if let Arrived::In(cell) = &arrival.request
             && cell.has_failed()
         {
-            return;
+            return false;
         }
-        let Some(bound) = self.methods.get_mut(usize::from(arrival.method)) else { return };
+        let Some(bound) = self.methods.get_mut(usize::from(arrival.method)) else { return false };
         let Some((service, index)) = &bound.service else {
             let status = Status::unimplemented(self.router.explain(&bound.site.path));
-            return self.conn.finish(arrival.id, Err(status));
+            self.conn.finish(arrival.id, Err(status));
+            return false;
         };
         let id = arrival.id;
         let (limits, slot) = (self.router.limits(), bound.slot.take());
         let call = IncomingCall::new(&bound.site, arrival, short, limits, slot);
         // A request that panics as it is decoded is answered by the reply that drops.
         let handler = catch_unwind(AssertUnwindSafe(|| service.call(*index, call)));
-        let Ok(mut handler) = handler else { return };
+        let Ok(mut handler) = handler else { return false };
         match handler.poll(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(()) => bound.slot = Some(handler.into_slot()),
+            Poll::Ready(()) => {
+                bound.slot = Some(handler.into_slot());
+                false
+            }
             // The task polls it again at once, with a waker that is its own.
             Poll::Pending => {
                 let task = handler.into_task(|| self.conn.attach(id));
                 drop(tokio::spawn(task));
+                true
             }
         }
     }
