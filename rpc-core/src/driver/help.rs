@@ -10,7 +10,7 @@ use super::connection::Connection;
 use super::job::Job;
 use super::owner::Owner;
 use crate::link::Link;
-use crate::patience::Patience;
+use crate::patience::{Patience, pause};
 
 /// How often a waiting caller looks at the link before it sleeps.
 pub(super) const HELP_PASSES: usize = 256;
@@ -18,21 +18,6 @@ pub(super) const HELP_PASSES: usize = 256;
 /// How often in a row it may find the connection taken. Its driver, on another thread, gives way as soon
 /// as it hears of the caller, unless the system has taken its CPU.
 pub(super) const MOST_REFUSALS: usize = 1024;
-
-/// After so many tries, which take longer than an answer that the peer makes at once, a caller lets the
-/// system run others: the peer may wait for this very CPU. Were it kept, the caller would poll in vain, be left to the
-/// driver for some calls, and find the peer here again: with two CPUs for three threads that poll a
-/// call took 54 us or 1, whichever came first. It costs a sixth of a microsecond.
-const TRIES_PER_YIELD: usize = 32;
-
-/// Between two tries of a caller, of which there have been so many.
-pub(super) fn pause(tries: usize) {
-    if tries % TRIES_PER_YIELD == TRIES_PER_YIELD - 1 {
-        std::thread::yield_now();
-    } else {
-        std::hint::spin_loop();
-    }
-}
 
 impl<L: Link> Connection<L> {
     /// [`Conn::help`].

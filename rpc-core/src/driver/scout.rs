@@ -14,11 +14,11 @@ use std::thread::{self, ThreadId};
 use super::cell::Cell;
 use super::conn::Helped;
 use super::connection::Connection;
-use super::help::{HELP_PASSES, MOST_REFUSALS, pause};
+use super::help::{HELP_PASSES, MOST_REFUSALS};
 use super::job::Job;
 use super::owner::Owner;
 use crate::link::Link;
-use crate::patience::Patience;
+use crate::patience::{Patience, pause};
 use crate::session::StreamId;
 
 /// A caller on another thread than the driver's; the thread, where just one shall poll: to look at a

@@ -13,7 +13,7 @@ use super::progress::ProgressMode;
 use super::seat::{Seated, Sitter};
 use super::sleep::Alarm;
 use crate::link::Link;
-use crate::patience::let_others_run;
+use crate::patience::{let_others_run, pause};
 use crate::poll_set::PollSet;
 use crate::session::Role;
 use crate::status::Status;
@@ -392,7 +392,7 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
                     // What the handlers wait for only others may bring.
                     Quiet::LookAgain if self.has_handlers => break,
                     Quiet::LookAgain if !self.connection.is_looked_at_in_place() => break,
-                    Quiet::LookAgain => std::hint::spin_loop(),
+                    Quiet::LookAgain => pause(self.quiet_passes as usize),
                     Quiet::JoinSet => {
                         if self.poll_sleep(cx, true).is_pending() {
                             return Poll::Pending;
@@ -439,58 +439,4 @@ impl<L: Link, A> Drop for Driver<L, A> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::atomic::AtomicUsize;
-
-    use super::*;
-    use crate::client::Nothing;
-    use crate::driver::Progress;
-    use crate::driver::tests::Rigged;
-    use crate::memory::{MemoryConfig, pair};
-    use crate::session::SessionConfig;
-
-    #[tokio::test]
-    async fn an_adaptive_connection_polls_longer_while_long_messages_wait_to_be_pulled() {
-        let (link, _far) = pair(MemoryConfig::default());
-        let progress = Progress::default();
-        let (role, config) = (Role::Client, SessionConfig::default());
-        let connection = Arc::new(Connection::new(role, config, progress, link, now()));
-        let mut driver = Driver::new(connection, Nothing);
-        driver.count_awake(true);
-        let long = progress.spin * PULL_PATIENCE;
-        let cases = [
-            (progress.spin / 2, false, Quiet::LookAgain),
-            (progress.spin * 2, false, Quiet::Sleep),
-            (progress.spin * 2, true, Quiet::LookAgain),
-            (long / 2, true, Quiet::LookAgain),
-            (long * 2, true, Quiet::Sleep),
-        ];
-        for (quiet, pulls_wait, then) in cases {
-            (driver.now, driver.pulls_wait) = (driver.last_news + quiet, pulls_wait);
-            assert_eq!(driver.after_quiet(), then, "{quiet:?} after the last news, {pulls_wait}");
-        }
-        driver.undated_news = true;
-        assert_eq!(driver.after_quiet(), Quiet::LookAgain, "news that nobody has dated is new");
-    }
-
-    /// Only the runtime brings news of a socket: it must have its turn after each look.
-    #[tokio::test]
-    async fn whoever_polls_a_socket_lets_the_runtime_look_in_between() {
-        for (in_place, looks) in [(true, PASSES_PER_TURN), (false, 1)] {
-            let (link, _far) = pair(MemoryConfig::default());
-            let mut link = Rigged::new(link);
-            let count = Arc::new(AtomicUsize::new(0));
-            let counted = Arc::clone(&count);
-            link.in_place = in_place;
-            link.at_receive = Box::new(move || {
-                counted.fetch_add(1, Ordering::Relaxed);
-            });
-            let busy = Progress { mode: ProgressMode::Busy, ..Progress::default() };
-            let (role, config) = (Role::Client, SessionConfig::default());
-            let connection = Arc::new(Connection::new(role, config, busy, link, now()));
-            let mut driver = Driver::new(connection, Nothing);
-            assert!(driver.run(&mut Context::from_waker(Waker::noop())).is_pending());
-            assert_eq!(count.load(Ordering::Relaxed), looks, "in place: {in_place}");
-        }
-    }
-}
+mod tests;
