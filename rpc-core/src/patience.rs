@@ -15,14 +15,13 @@ const MOST_SKIPS: u32 = 64;
 /// After so long a caller that is alone lets others run. It costs about two microseconds.
 pub(crate) const OTHERS_TURN: Duration = Duration::from_micros(200);
 
-/// After so many looks without news, of half a microsecond or less, whoever polls lets the system run
-/// others on its CPU after each more: they may be whom it waits for. A client's main function that polled
-/// where the server waited to run polled in vain, was left to the driver for some calls, which polled on
-/// the other CPU, and woke up beside the server again: a call took 54 us or 1, by chance. It costs a sixth of
-/// a microsecond if there are no others. Less patience would hand over the CPU to whoever just works, for a time
-/// slice of milliseconds, before an answer can have come (a quarter of the calls beside one such), or to
-/// threads of a runtime that steal tasks (half of the calls).
-const PATIENT_LOOKS: usize = 32;
+/// Of so many looks of a caller that find nothing, one ends with letting the system run others on its CPU:
+/// they may be whom it waits for. A client's main function that polled where the server waited to run polled
+/// in vain, was left to the driver for some calls, which polled on the other CPU, and woke up beside the
+/// server again: a call took 54 us or 1, by chance. It costs a sixth of a microsecond if there are no others. Each
+/// time may take a time slice of milliseconds, for which the other tasks of the caller's runtime wait too: so it
+/// must not be often, and drivers, who poll for longer, do not do it.
+const LOOKS_PER_YIELD: usize = 32;
 
 /// Whether polling in place pays for the callers of a runtime. After each vain attempt twice as many
 /// calls as before do not try. Only a hint: calls on other threads may overwrite each other's.
@@ -92,12 +91,12 @@ impl Patience {
     }
 }
 
-/// Between two looks for news, after so many that found none.
+/// Between two looks of a caller, after so many that found nothing.
 pub(crate) fn pause(looks: usize) {
-    if looks < PATIENT_LOOKS {
-        std::hint::spin_loop();
-    } else {
+    if looks % LOOKS_PER_YIELD == LOOKS_PER_YIELD - 1 {
         std::thread::yield_now();
+    } else {
+        std::hint::spin_loop();
     }
 }
 

@@ -128,9 +128,9 @@ async fn the_first_to_call_again_lets_the_others_run_and_polls_in_place_only_whe
 }
 
 /// The runtime has no turn while a caller polls: it asks the socket itself, as long as that is of use.
-#[test]
-fn a_caller_of_a_socket_asks_it_at_each_pass_and_leaves_to_the_driver_what_only_the_runtime_brings()
-{
+#[tokio::test(start_paused = true)]
+async fn a_caller_of_a_socket_asks_it_at_each_pass_and_leaves_the_driver_what_only_the_runtime_brings()
+ {
     let looks = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&looks);
     let mut pair = Pair::rigged(&Crowd::new(1, false), |link| {

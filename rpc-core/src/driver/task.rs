@@ -13,7 +13,7 @@ use super::progress::ProgressMode;
 use super::seat::{Seated, Sitter};
 use super::sleep::Alarm;
 use crate::link::Link;
-use crate::patience::{let_others_run, pause};
+use crate::patience::let_others_run;
 use crate::poll_set::PollSet;
 use crate::session::Role;
 use crate::status::Status;
@@ -392,7 +392,7 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
                     // What the handlers wait for only others may bring.
                     Quiet::LookAgain if self.has_handlers => break,
                     Quiet::LookAgain if !self.connection.is_looked_at_in_place() => break,
-                    Quiet::LookAgain => pause(self.quiet_passes as usize),
+                    Quiet::LookAgain => std::hint::spin_loop(),
                     Quiet::JoinSet => {
                         if self.poll_sleep(cx, true).is_pending() {
                             return Poll::Pending;
