@@ -7,15 +7,9 @@ use rdma_rpc_transport_tcp::{Socket, SocketOptions, TcpLink, TcpLinkOptions};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
-/// The bytes of a block: hexadecimal, `#` begins a comment.
-fn vector(name: &str) -> Vec<u8> {
-    let text = include_str!("../../PROTOCOL.md");
-    let start = format!("```hex {name}\n");
-    let block = text.split(&start).nth(1).unwrap_or_else(|| panic!("no block {name}"));
-    let block = block.split("```").next().unwrap_or_default();
-    let words = block.lines().flat_map(|line| line.split('#').next().map(str::split_whitespace));
-    words.flatten().map(|word| u8::from_str_radix(word, 16).expect(name)).collect()
-}
+#[path = "../../rpc-transport-rdma/src/protocol_text.rs"]
+mod protocol_text;
+use protocol_text::vector;
 
 fn link_and_raw() -> (TcpLink, UnixStream) {
     let (a, b) = UnixStream::pair().unwrap();

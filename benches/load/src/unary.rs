@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use futures_util::future::try_join_all;
+use futures_util::future::{TryFutureExt, try_join_all};
 
 use crate::Echo;
 use crate::options::Options;
@@ -22,27 +22,36 @@ async fn echo<C: Echo>(client: &C, data: &Bytes) -> Result<(), String> {
     Err(format!("an echo of {} bytes, not {}", reply.len(), data.len()))
 }
 
-pub(crate) async fn serial<C: Echo>(
+/// One exchange after the other, each of which counts as `unit` calls.
+async fn timed<F: Future<Output = Result<(), String>>>(
     options: &Options,
-    client: &C,
-    data: &Bytes,
+    unit: u64,
+    mut exchange: impl FnMut() -> F,
 ) -> Result<String, String> {
     let warm = Instant::now() + Duration::from_secs_f64(options.warmup);
     while Instant::now() < warm {
-        echo(client, data).await?;
+        exchange().await?;
     }
     let mut times = histogram();
     let before = Snapshot::take(options, 0);
     let end = before.at + Duration::from_secs_f64(options.secs);
     let (mut calls, mut last) = (0, Instant::now());
     while last < end {
-        echo(client, data).await?;
+        exchange().await?;
         let now = Instant::now();
         times.saturating_record((now - last).as_nanos() as u64);
-        (calls, last) = (calls + 1, now);
+        (calls, last) = (calls + unit, now);
     }
     let after = Snapshot::take(options, calls);
     Ok(line(options, &before, &after, Some(&times)))
+}
+
+pub(crate) async fn serial<C: Echo>(
+    options: &Options,
+    client: &C,
+    data: &Bytes,
+) -> Result<String, String> {
+    timed(options, 1, || echo(client, data)).await
 }
 
 /// So many calls at a time as are to be open, awaited together, and then as many again: as a program's
@@ -52,24 +61,11 @@ pub(crate) async fn joined<C: Echo>(
     clients: &[C],
     data: &Bytes,
 ) -> Result<String, String> {
-    let batch =
-        || try_join_all(clients.iter().cycle().take(options.outstanding).map(|c| echo(c, data)));
-    let warm = Instant::now() + Duration::from_secs_f64(options.warmup);
-    while Instant::now() < warm {
-        batch().await?;
-    }
-    let mut times = histogram();
-    let before = Snapshot::take(options, 0);
-    let end = before.at + Duration::from_secs_f64(options.secs);
-    let (mut calls, mut last) = (0, Instant::now());
-    while last < end {
-        batch().await?;
-        let now = Instant::now();
-        times.saturating_record((now - last).as_nanos() as u64);
-        (calls, last) = (calls + options.outstanding as u64, now);
-    }
-    let after = Snapshot::take(options, calls);
-    Ok(line(options, &before, &after, Some(&times)))
+    let batch = || {
+        let calls = clients.iter().cycle().take(options.outstanding);
+        try_join_all(calls.map(|client| echo(client, data))).map_ok(drop)
+    };
+    timed(options, options.outstanding as u64, batch).await
 }
 
 /// The same for an exchange that blocks its thread; each call of `exchange` counts as `unit` calls.

@@ -353,7 +353,7 @@ impl<L: Link> Conn for Connection<L> {
             let left = waker.filter(|_| !alone);
             let (cell, is_open) = owner.open(request, left, waker.and_then(|_| self.outsider()));
             let watch = match (is_open, left, waker) {
-                (true, Some(_), _) if owner.scouting.appoint(|| self.scouting_may_pay()) => {
+                (true, Some(_), _) if owner.scouting.appoints(|| self.scouting_may_pay()) => {
                     Watch::Scout
                 }
                 (true, Some(_), _) => Watch::Waker,

@@ -80,12 +80,18 @@ impl<L: Link> Owner<L> {
         if begins && !may_wait_alone(patience, self.clock.last()) {
             return Some(Helped::OthersTurn);
         }
+        let goes_on = self.look_in_place(others);
+        (!goes_on || !self.has_one_caller()).then_some(Helped::Looked)
+    }
+
+    /// A look and a pass of a caller. `false`: what comes only the runtime brings, and that is the driver's
+    /// to wait for.
+    pub(super) fn look_in_place(&mut self, others: impl Fn() -> bool) -> bool {
         self.help_passes = self.help_passes.saturating_add(1);
         self.wait_for_news(others);
-        // What only the runtime brings is the driver's to wait for.
         let goes_on = self.link.as_mut().is_none_or(|link| link.fetch());
         self.pass(&mut |_, _| None);
-        (!goes_on || !self.has_one_caller()).then_some(Helped::Looked)
+        goes_on
     }
 
     /// Whether there is something that only the driver does: a caller that polls serves itself.

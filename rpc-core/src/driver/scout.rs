@@ -49,13 +49,9 @@ impl Scouting {
         self.others |= outsider.is_none() || outsider != self.outsider;
     }
 
-    /// Makes the call that has just been opened the scout if there is none, and it may; whether it is.
-    pub(super) fn appoint(&mut self, may: impl FnOnce() -> bool) -> bool {
-        let appoints = self.scout.is_none() && !self.others && may();
-        if appoints {
-            self.scout = self.newest;
-        }
-        appoints
+    /// Whether the call that has just been opened becomes the scout.
+    pub(super) fn appoints(&mut self, may: impl FnOnce() -> bool) -> bool {
+        self.newest.is_some_and(|id| self.is_scout(id, may))
     }
 
     /// Whether a call is the scout, or becomes it now.
@@ -152,14 +148,11 @@ impl<L: Link> Owner<L> {
     /// One pass for all. `others`: somebody else wants the connection.
     fn scout_once(&mut self, begins: bool, others: impl Fn() -> bool) -> Scouted {
         self.clock.tick(begins);
-        self.help_passes = self.help_passes.saturating_add(1);
         if self.unflushed > 0 {
             // They waited for more to leave with, and no more comes.
             self.settle_or_fail();
         }
-        self.wait_for_news(others);
-        let goes_on = self.link.as_mut().is_none_or(|link| link.fetch());
-        self.pass(&mut |_, _| None);
+        let goes_on = self.look_in_place(others);
         if self.received > 0 || self.dead.is_some() {
             Scouted::News
         } else if goes_on {
