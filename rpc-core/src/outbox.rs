@@ -38,7 +38,7 @@ pub(crate) struct Outbox<M> {
     id: Option<StreamId>,
     /// The mailbox has said so, and nothing was sent since.
     writable: bool,
-    /// Something was sent and may still wait for a flush.
+    /// Something was sent and is held.
     unflushed: bool,
 }
 
@@ -64,7 +64,7 @@ impl<M: Message> Outbox<M> {
     ) -> Poll<Sent> {
         let poll = self.poll_turn(cx, conn, cell, poll_next);
         if std::mem::take(&mut self.unflushed) {
-            conn.flush();
+            conn.let_leave();
         }
         poll
     }

@@ -5,7 +5,7 @@ use std::future::poll_fn;
 use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use futures_core::Stream;
 use prost::Message;
@@ -36,6 +36,8 @@ pub struct Streaming<T> {
     reported: u64,
     report_bytes: u64,
     over: bool,
+    /// Client: the program's messages had not all been sent when this was looked at.
+    sends: bool,
     /// `Streaming` gives messages; it holds none.
     message: PhantomData<fn() -> T>,
 }
@@ -67,6 +69,7 @@ impl<T> Streaming<T> {
             reported: 0,
             report_bytes,
             over: false,
+            sends: side == Side::Client,
             message: PhantomData,
         }
     }
@@ -122,25 +125,7 @@ impl<T: Message + Default> Streaming<T> {
                 if self.taken - self.reported >= self.report_bytes / 4 {
                     self.report();
                 }
-                if self.side == Side::Server {
-                    return Poll::Pending;
-                }
-                match self.conn.help(&self.cell) {
-                    Helped::Looked => {}
-                    Helped::No | Helped::Scouted => return Poll::Pending,
-                    Helped::OthersTurn => {
-                        let_others_run(cx);
-                        return Poll::Pending;
-                    }
-                }
-                let decode = |body: View<'_>| crate::codec::decode(body, what, &self.path);
-                match self.cell.poll_next(cx, &mut self.fetched, decode) {
-                    Poll::Ready(next) => next,
-                    Poll::Pending => {
-                        self.conn.end_help();
-                        return Poll::Pending;
-                    }
-                }
+                ready!(self.poll_in_place(cx, what))
             }
         };
         match next {
@@ -163,6 +148,26 @@ impl<T: Message + Default> Streaming<T> {
                 Poll::Ready(Some(Err(status)))
             }
         }
+    }
+
+    /// Looks for the next message in place for a while, where that is the way. The mailbox was empty, and
+    /// has the reader's waker.
+    fn poll_in_place(&mut self, cx: &mut Context<'_>, what: &str) -> Poll<Next<Result<T, Status>>> {
+        self.sends = self.sends && self.cell.is_sending();
+        if self.side == Side::Server || self.sends {
+            return Poll::Pending;
+        }
+        self.cell.unwatch();
+        let helped = self.conn.help(&self.cell);
+        let decode = |body: View<'_>| decode(body, what, &self.path);
+        let next = self.cell.poll_next(cx, &mut self.fetched, decode);
+        match helped {
+            _ if next.is_ready() => {}
+            Helped::No | Helped::Scouted => {}
+            Helped::Looked => self.conn.end_help(),
+            Helped::OthersTurn => let_others_run(cx),
+        }
+        next
     }
 
     fn end(&mut self) {

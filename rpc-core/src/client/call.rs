@@ -60,6 +60,8 @@ pub(super) struct Call<'a> {
     connection: Held<'a>,
     cell: Arc<Cell>,
     watch: Watch,
+    /// Its messages come from a stream that was not over when this was looked at.
+    sends: bool,
     /// A call that still waits for a stream keeps its own deadline; the session keeps those of
     /// open streams.
     alarm: Option<Pin<Box<Sleep>>>,
@@ -85,13 +87,17 @@ impl<'c> Call<'c> {
                 .unwrap_or_else(|| conn.max_message_bytes()),
         };
         let Begun { cell, watch } = conn.open(&request, waker);
+        let sends = opening.message.is_none();
+        if sends {
+            cell.set_sending(true);
+        }
         let alarm = match opening.deadline.at() {
             Some(at) if watch != Watch::Waker && cell.id().is_none() => {
                 Some(Box::pin(tokio::time::sleep_until(at.into())))
             }
             _ => None,
         };
-        Call { connection, cell, watch, alarm, over: false }
+        Call { connection, cell, watch, sends, alarm, over: false }
     }
 
     pub(super) fn conn(&self) -> &Arc<dyn Conn> {
@@ -159,13 +165,18 @@ impl<'c> Call<'c> {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
-        let helped = match self.conn().help(&self.cell) {
-            Helped::No if scouts => self.conn().scout(&self.cell),
-            helped => helped,
+        if first == Watch::Nobody {
+            self.cell.unwatch();
+        }
+        self.sends = self.sends && self.cell.is_sending();
+        let helped = match self.sends {
+            true => Helped::No,
+            false => match self.conn().help(&self.cell) {
+                Helped::No if scouts => self.conn().scout(&self.cell),
+                helped => helped,
+            },
         };
-        if (matches!(helped, Helped::Looked | Helped::Scouted) || first == Watch::Caller)
-            && let Poll::Ready(result) = poll(&self.cell, cx)
-        {
+        if let Poll::Ready(result) = poll(&self.cell, cx) {
             return Poll::Ready(result);
         }
         match helped {
@@ -215,15 +226,27 @@ pub(super) fn may_retry(status: &Status) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use bytes::Bytes;
+    use futures_core::Stream;
 
     use super::*;
     use crate::client::ClientConnection;
     use crate::crowd::Crowd;
+    use crate::driver::help_tests::Pair;
+    use crate::driver::tests::Woken;
     use crate::driver::{Connection, Progress, ProgressMode};
     use crate::memory::{MemoryConfig, pair};
     use crate::service::{Idempotency, MethodKind};
     use crate::session::{Role, SessionConfig};
+
+    fn opening<'a>(message: Option<&'a dyn Encode>) -> Opening<'a> {
+        static NONE: LazyLock<MetadataMap> = LazyLock::new(MetadataMap::new);
+        let deadline = Deadline(None);
+        Opening { method: &METHOD, metadata: &NONE, deadline, message, max_message_bytes: None }
+    }
 
     static METHOD: MethodDescriptor = MethodDescriptor {
         name: "b",
@@ -231,6 +254,59 @@ mod tests {
         kind: MethodKind::Unary,
         idempotency: Idempotency::Unknown,
     };
+
+    /// What a caller brings in itself, it sees. Woken for it, it would be run once more, and before everybody
+    /// else on its thread.
+    #[tokio::test]
+    async fn a_caller_that_polls_in_place_is_not_woken_by_itself() {
+        let mut pair = Pair::new(0);
+        let held = ClientConnection::new(Arc::clone(&pair.client) as Arc<dyn Conn>, "a test");
+        let woken = Arc::new(Woken::default());
+        let waker = Waker::from(Arc::clone(&woken));
+        let mut cx = Context::from_waker(&waker);
+        let mut call = Call::open(Held::Lent(&held), &opening(Some(&Bytes::new())), Some(&waker));
+        assert!(call.poll_response::<()>(&mut cx, METHOD.path).is_pending(), "the turn of others");
+        pair.answer(&Bytes::new());
+        assert!(call.poll_response::<()>(&mut cx, METHOD.path).is_ready());
+        assert_eq!(woken.0.load(Ordering::Relaxed), 0, "the runtime would have, later");
+    }
+
+    /// Whoever makes its messages may want the thread.
+    #[tokio::test]
+    async fn a_caller_leaves_the_link_to_the_driver_as_long_as_it_has_more_to_send() {
+        let looks = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&looks);
+        let pair = Pair::rigged(&Crowd::new(1, false), |link| {
+            link.at_receive = Box::new(move || {
+                counted.fetch_add(1, Ordering::Relaxed);
+            });
+        });
+        let held = ClientConnection::new(Arc::clone(&pair.client) as Arc<dyn Conn>, "a test");
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut call = Call::open(Held::Lent(&held), &opening(None), None);
+        let cell = Arc::clone(call.cell());
+        let mut stream = Streaming::<()>::new(
+            Arc::clone(&pair.client) as Arc<dyn Conn>,
+            Arc::clone(&cell),
+            METHOD.path,
+            Side::Client,
+        );
+        for _ in 0..3 {
+            assert!(call.poll_response::<()>(&mut cx, METHOD.path).is_pending());
+            assert!(Pin::new(&mut stream).poll_next(&mut cx).is_pending());
+        }
+        assert_eq!(looks.load(Ordering::Relaxed), 0);
+        cell.set_sending(false);
+        let _ = call.poll_response::<()>(&mut cx, METHOD.path);
+        assert!(call.poll_response::<()>(&mut cx, METHOD.path).is_pending());
+        let by_call = looks.load(Ordering::Relaxed);
+        assert!(by_call > 0);
+        // Who has looked in vain does not, the next times.
+        for _ in 0..8 {
+            assert!(Pin::new(&mut stream).poll_next(&mut cx).is_pending());
+        }
+        assert!(looks.load(Ordering::Relaxed) > by_call);
+    }
 
     /// Its caller polls for others, or by itself, and no driver may look meanwhile.
     #[tokio::test(start_paused = true)]

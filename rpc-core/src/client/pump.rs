@@ -38,6 +38,7 @@ where
                 if let Some(id) = cell.id() {
                     conn.end_messages(id);
                 }
+                cell.set_sending(false);
                 Ok(())
             }
             Sent::Unwanted => Ok(()),

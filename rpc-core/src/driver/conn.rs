@@ -53,7 +53,7 @@ pub(crate) trait Conn: Send + Sync + 'static {
     fn open(&self, request: &OpenRequest<'_>, waker: Option<&Waker>) -> Begun;
 
     /// Sends one message; call only while the cell is writable. With `hold` it need not leave
-    /// before the next [`Conn::flush`]. `true`: it is still writable; `false`: ask it.
+    /// before the next [`Conn::let_leave`]. `true`: it is still writable; `false`: ask it.
     fn send(
         &self,
         id: StreamId,
@@ -84,8 +84,8 @@ pub(crate) trait Conn: Send + Sync + 'static {
     /// Client: the call is given up.
     fn cancel(&self, cell: &Arc<Cell>, code: u16);
 
-    /// Sends what has been committed.
-    fn flush(&self);
+    /// What was held leaves: now, or with what other calls send before the driver looks next.
+    fn let_leave(&self);
 
     /// Server: a mailbox for a call that came without one, because its request was whole.
     fn attach(&self, id: StreamId) -> Arc<Cell>;

@@ -253,9 +253,7 @@ impl<L: Link> Connection<L> {
     /// that it flushes soon. Where a flush costs little and the peer need not be woken for it, half of
     /// these calls leave at a time: if all did, this end would wait for the peer and then the peer for
     /// it. A call alone on its connection never waits.
-    fn may_wait(&self, owner: &mut Owner<L>, hold: bool, message_bytes: usize) -> bool {
-        // A long message is reason enough: the peer is to begin with it while the next is made.
-        owner.unflushed += 1 + (message_bytes / BYTES_OF_A_FRAME) as u32;
+    fn may_wait(&self, owner: &mut Owner<L>, hold: bool) -> bool {
         let gather = match owner.session.open_streams() as u32 {
             _ if hold || CORKED.get() == self.address() => owner.flush_frames,
             0 | 1 => 0,
@@ -285,7 +283,8 @@ impl<L: Link> Connection<L> {
             if let Err(error) = act(&mut owner, &mut what) {
                 owner.fail(Failure::Link(error));
             }
-            if !self.may_wait(&mut owner, hold, message_bytes) {
+            owner.unflushed += frames_of(message_bytes);
+            if !self.may_wait(&mut owner, hold) {
                 owner.settle_or_fail();
             }
         } else {
@@ -325,6 +324,29 @@ impl<L: Link> Connection<L> {
         self.flush();
         result
     }
+
+    /// Sends what has been committed.
+    pub(super) fn flush(&self) {
+        self.settle_if(|_| true);
+    }
+
+    fn settle_if(&self, settles: impl FnOnce(&mut Owner<L>) -> bool) {
+        let act = |owner: &mut Owner<L>| {
+            if settles(owner) {
+                owner.settle_or_fail();
+            }
+        };
+        if self.with_owner(act).is_none() {
+            // Its owner may be past its last flush, on its way to sleep.
+            self.leave(Job::Flush);
+        }
+    }
+}
+
+/// How many frames a message counts for. A long one is reason enough to flush: the peer is to begin with
+/// it while the next is made.
+fn frames_of(message_bytes: usize) -> u32 {
+    1 + (message_bytes / BYTES_OF_A_FRAME) as u32
 }
 
 /// A message's own code may panic while its call owns the connection. The lock goes with the panic,
@@ -361,7 +383,8 @@ impl<L: Link> Conn for Connection<L> {
                 _ => Watch::Nobody,
             };
             let bytes = request.message.map_or(0, Encode::encoded_len);
-            if !self.may_wait(&mut owner, false, bytes) {
+            owner.unflushed += frames_of(bytes);
+            if !self.may_wait(&mut owner, false) {
                 owner.settle_or_fail();
             }
             self.let_go(owner);
@@ -459,14 +482,8 @@ impl<L: Link> Conn for Connection<L> {
         self.act_or_leave(false, 0, (), act, |()| Job::Cancel { cell: Arc::clone(cell), code });
     }
 
-    fn flush(&self) {
-        if CORKED.get() == self.address() {
-            return;
-        }
-        if self.with_owner(Owner::settle_or_fail).is_none() {
-            // Its owner may be past its last flush, on its way to sleep.
-            self.leave(Job::Flush);
-        }
+    fn let_leave(&self) {
+        self.settle_if(|owner| !self.may_wait(owner, false));
     }
 
     fn attach(&self, id: StreamId) -> Arc<Cell> {

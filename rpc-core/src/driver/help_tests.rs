@@ -26,14 +26,14 @@ use crate::session::{Encode, Role, Session, SessionConfig};
 const PULL_TURNS: usize = 5;
 
 /// A client's connection that polls, and the owner of the server's.
-pub(super) struct Pair {
+pub(crate) struct Pair {
     crowd: Arc<Crowd>,
-    pub(super) client: Connection<Rigged>,
+    pub(crate) client: Arc<Connection<Rigged>>,
     pub(super) server: Owner<MemoryLink>,
 }
 
 impl Pair {
-    fn new(pull_turns: usize) -> Pair {
+    pub(crate) fn new(pull_turns: usize) -> Pair {
         Pair::among(&Crowd::new(1, false), pull_turns)
     }
 
@@ -41,7 +41,7 @@ impl Pair {
         Pair::rigged(crowd, |link| link.pull_turns = pull_turns)
     }
 
-    pub(super) fn rigged(crowd: &Arc<Crowd>, rig: impl FnOnce(&mut Rigged)) -> Pair {
+    pub(crate) fn rigged(crowd: &Arc<Crowd>, rig: impl FnOnce(&mut Rigged)) -> Pair {
         let busy = Progress { mode: ProgressMode::Busy, ..Progress::default() };
         Pair::with(crowd, busy, rig)
     }
@@ -54,7 +54,8 @@ impl Pair {
             Connection::new(Role::Client, SessionConfig::default(), progress, rigged, now());
         client.joins(crowd);
         let session = Session::new(Role::Server, SessionConfig::default(), far.limits(), now());
-        Pair { crowd: Arc::clone(crowd), client, server: Owner::new(session, far, true) }
+        let server = Owner::new(session, far, true);
+        Pair { crowd: Arc::clone(crowd), client: Arc::new(client), server }
     }
 
     fn open(&self) -> Arc<Cell> {
@@ -75,7 +76,7 @@ impl Pair {
     }
 
     /// Answers every call that has arrived.
-    fn answer(&mut self, message: &Bytes) {
+    pub(crate) fn answer(&mut self, message: &Bytes) {
         self.client.flush();
         self.answer_some(usize::MAX, message);
     }

@@ -29,7 +29,7 @@ mod conn;
 mod connection;
 mod help;
 #[cfg(test)]
-mod help_tests;
+pub(crate) mod help_tests;
 mod job;
 mod owner;
 mod portion;
@@ -42,7 +42,7 @@ mod seat;
 mod sleep;
 mod task;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod work;
 
 pub(crate) use clock::now;

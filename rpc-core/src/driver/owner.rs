@@ -113,8 +113,8 @@ pub(super) struct Owner<L> {
     /// Passes of callers that poll in place, since the driver last looked.
     pub(super) help_passes: u32,
     pub(super) scouting: Scouting,
-    /// A call was opened since the driver last looked.
-    pub(super) opened: bool,
+    /// Client: a call was opened, or more of one was sent, since the driver last looked.
+    pub(super) asked: bool,
     /// Acts of calls whose frames wait for the next flush, and how many may.
     pub(super) unflushed: u32,
     /// Of those, since the driver fell asleep.
@@ -157,7 +157,7 @@ impl<L: Link> Owner<L> {
             napper: None,
             help_passes: 0,
             scouting: Scouting::default(),
-            opened: false,
+            asked: false,
             unflushed: 0,
             acts_in_sleep: 0,
             delivered: false,

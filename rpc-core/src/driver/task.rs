@@ -92,8 +92,9 @@ pub(crate) struct Driver<L: Link, A> {
     awake: bool,
     /// Long messages wait to be pulled, by either side.
     pulls_wait: bool,
-    /// Handlers are not done, and are tasks, of this runtime.
-    has_handlers: bool,
+    /// Tasks of this runtime, with which calls go on, are not done: handlers, and on a client those that make
+    /// the messages of its calls.
+    has_tasks: bool,
     /// Passes without news since the last news.
     quiet_passes: u32,
     /// How many of them to make before joining the set.
@@ -159,7 +160,7 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
             set,
             awake: false,
             pulls_wait: false,
-            has_handlers: false,
+            has_tasks: false,
             quiet_passes: 0,
             eager_passes: MAX_EAGER_PASSES,
         }
@@ -171,7 +172,7 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
         let Driver { client, connection, arrivals, batch, set, quiet_passes, pulls_wait, .. } =
             self;
         let waits = *quiet_passes > 0 && set.as_ref().is_some_and(PollSet::is_alone);
-        let (mut open_calls, mut opened) = (0, false);
+        let (mut open_calls, mut asked, mut sending) = (0, false, false);
         let mut fresh = None;
         let mut turn = connection.with_owner(|owner| {
             owner.asleep = false;
@@ -189,7 +190,8 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
                 std::mem::swap(batch, &mut owner.calls.batch);
             }
             open_calls = owner.session.open_streams();
-            opened = std::mem::take(&mut owner.opened);
+            asked = std::mem::take(&mut owner.asked);
+            sending = owner.session.is_sending();
             *pulls_wait = owner.session.has_bulks();
             fresh = owner.clock.fresh();
             if let Some(status) = &owner.dead {
@@ -207,9 +209,9 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
         })?;
         self.now_is_stale = false;
         let arrived = batch.arrivals.len();
-        self.has_handlers = !*client && open_calls > arrived;
+        self.has_tasks = if *client { sending } else { open_calls > arrived };
         if arrived > 0 {
-            self.has_handlers |= match arrived {
+            self.has_tasks |= match arrived {
                 // It is sent at once if it is alone, and by the next turn if not.
                 1 => arrivals.run(batch),
                 _ => connection.corked(|| arrivals.run(batch)),
@@ -227,12 +229,16 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
             }
             self.quiet_passes = 0;
         }
+        if self.client && asked {
+            // What it asked for may be here soon.
+            self.undated_news = true;
+        }
         if let Some(now) = fresh.or(told) {
             self.now = self.now.max(now);
             self.date_news();
         }
         if self.client {
-            if opened || self.last_call < self.last_news {
+            if asked || self.last_call < self.last_news {
                 self.last_call = self.now;
             }
             // Streams that only listen for what seldom comes do not count.
@@ -380,7 +386,7 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
                     if self.is_one_of_many() && self.poll_sleep(cx, true).is_pending() {
                         return Poll::Pending;
                     }
-                    if matches!(turn, Turn::Delivered(_)) || self.has_handlers {
+                    if matches!(turn, Turn::Delivered(_)) || self.has_tasks {
                         break;
                     }
                 }
@@ -389,8 +395,8 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
                     return Poll::Pending;
                 }
                 Some(Turn::Quiet) => match self.after_quiet() {
-                    // What the handlers wait for only others may bring.
-                    Quiet::LookAgain if self.has_handlers => break,
+                    // What they wait for only others may bring.
+                    Quiet::LookAgain if self.has_tasks => break,
                     Quiet::LookAgain if !self.connection.is_looked_at_in_place() => break,
                     Quiet::LookAgain => std::hint::spin_loop(),
                     Quiet::JoinSet => {

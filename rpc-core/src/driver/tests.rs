@@ -27,11 +27,11 @@ use crate::status::{Code, RequestSeen, Status};
 
 /// A link of which a test decides when it fails and how long a pull takes, and which does something
 /// for the test each time it is asked what has come.
-pub(super) struct Rigged {
+pub(crate) struct Rigged {
     link: MemoryLink,
     /// Frames until it fails.
     frames_left: usize,
-    pub(super) at_receive: Box<dyn FnMut() + Send>,
+    pub(crate) at_receive: Box<dyn FnMut() + Send>,
     /// A pull comes when the link is asked for the so manieth time, as with a link whose owner
     /// makes the copies itself; 0: it is passed on at once.
     pub(super) pull_turns: usize,
@@ -396,7 +396,7 @@ async fn a_caller_polls_in_place_only_where_it_keeps_nobody_waiting() {
 
 /// Counts how often it is woken.
 #[derive(Default)]
-pub(super) struct Woken(pub(super) AtomicUsize);
+pub(crate) struct Woken(pub(crate) AtomicUsize);
 
 impl Wake for Woken {
     fn wake(self: Arc<Woken>) {

@@ -29,7 +29,7 @@ impl<L: Link> Owner<L> {
         // By reference, so that what is not needed is not moved.
         match &self.session.open(link, request) {
             Ok(Opened::Stream(id)) => {
-                self.opened = true;
+                self.asked = true;
                 self.scouting.opened(*id, outsider, self.session.open_streams());
                 Ok(Some((self.calls.new_cell(*id, waker.cloned()), true)))
             }
@@ -114,7 +114,7 @@ impl<L: Link> Owner<L> {
                 match self.session.open(link, &request)? {
                     Opened::NoSlot => break,
                     Opened::Stream(id) => {
-                        self.opened = true;
+                        self.asked = true;
                         if let Some(open) = self.calls.waiting.pop_front() {
                             self.scouting.opened(id, open.outsider, self.session.open_streams());
                             self.calls.opened(id, &open.cell, &open.borrow());
@@ -140,6 +140,7 @@ impl<L: Link> Owner<L> {
         end: bool,
     ) -> Result<bool, LinkError> {
         let Some(link) = &mut self.link else { return Ok(true) };
+        self.asked = true;
         let sending = self.session.send_message(link, id, message, end)?;
         Ok(Self::sent(sending, cell))
     }
@@ -152,6 +153,7 @@ impl<L: Link> Owner<L> {
         batch: &Batch,
     ) -> Result<bool, LinkError> {
         let Some(link) = &mut self.link else { return Ok(true) };
+        self.asked = true;
         let sending = self.session.send_batch(link, id, batch)?;
         Ok(Self::sent(sending, cell))
     }

@@ -87,6 +87,8 @@ pub struct Session {
     /// Client: free slots below `streams.len()`.
     free: Vec<u32>,
     open: u32,
+    /// Client: of those, how many more messages are to be sent on.
+    sending: u32,
     /// Streams whose queue can be served, in turn.
     serving: VecDeque<u32>,
     /// The same, amid a message that goes in pieces. Only the first goes on.
@@ -144,6 +146,7 @@ impl Session {
             streams: Vec::new(),
             free: Vec::new(),
             open: 0,
+            sending: 0,
             serving: VecDeque::new(),
             begun: VecDeque::new(),
             begun_turn_bytes: 0,
@@ -182,6 +185,11 @@ impl Session {
     /// Streams that are open, those this side gave up but the server has not ended included.
     pub fn open_streams(&self) -> usize {
         self.open as usize
+    }
+
+    /// Client: whether the program has more messages to send on some of them.
+    pub fn is_sending(&self) -> bool {
+        self.sending > 0
     }
 
     /// Whether messages wait to be pulled, by either side. Their streams may be over.
@@ -322,6 +330,7 @@ impl Session {
     #[inline]
     fn close(&mut self, slot: u32) {
         self.forget_work(slot);
+        self.stop_sending(slot);
         let stream = &mut self.streams[slot as usize];
         debug_assert_ne!(stream.state, State::Idle);
         // A draining stream's name died when we gave it up.
@@ -343,10 +352,22 @@ impl Session {
             return;
         }
         self.forget_work(slot);
+        self.stop_sending(slot);
         let stream = &mut self.streams[slot as usize];
         stream.state = State::Draining;
         stream.generation = stream.generation.wrapping_add(1);
         self.queue_reset(slot, code);
+    }
+
+    /// No more messages will be sent on a stream.
+    #[inline]
+    fn stop_sending(&mut self, slot: u32) {
+        let stream = &mut self.streams[slot as usize];
+        // Of a server's streams none is counted, and of a client's few.
+        if self.sending > 0 && !stream.send_closed {
+            self.sending -= 1;
+        }
+        stream.send_closed = true;
     }
 
     #[inline]

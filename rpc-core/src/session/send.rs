@@ -114,6 +114,7 @@ impl Session {
             self.streams.push(Stream::default());
         }
         let id = self.begin(slot, request.max_message_bytes);
+        self.sending += u32::from(!request.end);
         if let Some((_, deadline)) = request.timeout {
             self.deadlines.insert(slot, deadline);
         }
@@ -234,9 +235,12 @@ impl Session {
             stream.wants_writable = true;
             return Err(Sending::Busy);
         }
-        stream.send_closed = end;
         stream.headers_over |= server;
-        Ok(!stream.has_queue() && stream.send_position < stream.send_limit)
+        let straight = !stream.has_queue() && stream.send_position < stream.send_limit;
+        if end {
+            self.stop_sending(id.slot);
+        }
+        Ok(straight)
     }
 
     fn queue_message<S: FrameSink>(
@@ -372,7 +376,8 @@ impl Session {
         if stream.send_closed {
             return Ok(());
         }
-        stream.send_closed = true;
+        self.stop_sending(id.slot);
+        let stream = &mut self.streams[id.slot()];
         let header = Header::new(Kind::Message, id.wire()).flags(flag::END).to_bytes();
         if stream.has_queue() || !control_empty || !put(sink, &header)? {
             let stream = &mut self.streams[id.slot()];

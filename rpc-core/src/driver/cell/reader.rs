@@ -96,6 +96,23 @@ impl Cell {
         }
     }
 
+    /// The reader, who has left its waker, looks for itself for now: what it brings in wakes nobody. It
+    /// polls again before it waits.
+    pub(crate) fn unwatch(&self) {
+        self.lock().reader = None;
+    }
+
+    /// Client: whether the program has more messages to send on this call. As long as it has, the reader
+    /// must not keep its thread to look for itself: whoever makes them may want it, and what comes may
+    /// be the answer to the next of them.
+    pub(crate) fn is_sending(&self) -> bool {
+        self.lock().sending
+    }
+
+    pub(crate) fn set_sending(&self, sending: bool) {
+        self.lock().sending = sending;
+    }
+
     /// Wakes the reader, if it sleeps, though nothing has come.
     pub(crate) fn rouse_reader(&self) {
         wake(self.lock(), true, false);

@@ -6,9 +6,9 @@ use bytes::Bytes;
 
 use super::*;
 use crate::client::Nothing;
-use crate::driver::Progress;
 use crate::driver::owner::Owner;
 use crate::driver::tests::{Rigged, unary};
+use crate::driver::{Conn, OpenRequest, Progress};
 use crate::link::FrameSink;
 use crate::memory::{MemoryConfig, pair};
 use crate::metadata::MetadataMap;
@@ -82,6 +82,59 @@ async fn a_driver_that_polls_lets_handlers_run_after_each_pass() {
         looks
     });
     assert_eq!(looks[1], looks[0] + 1, "only a handler that goes on is let run at once");
+}
+
+/// Whoever makes a call's messages is a task of this runtime, and who waits for the answers waits for it.
+#[tokio::test]
+async fn a_driver_that_polls_lets_those_run_who_make_a_call_s_messages() {
+    let (link, _far) = pair(MemoryConfig::default());
+    let count = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&count);
+    let mut link = Rigged::new(link);
+    link.at_receive = Box::new(move || {
+        counted.fetch_add(1, Ordering::Relaxed);
+    });
+    let busy = Progress { mode: ProgressMode::Busy, ..Progress::default() };
+    let (role, config) = (Role::Client, SessionConfig::default());
+    let connection = Arc::new(Connection::new(role, config, busy, link, now()));
+    let mut driver = Driver::new(Arc::clone(&connection), Nothing);
+    let mut run = || {
+        let before = count.load(Ordering::Relaxed);
+        assert!(driver.run(&mut Context::from_waker(Waker::noop())).is_pending());
+        count.load(Ordering::Relaxed) - before
+    };
+    let (metadata, message) = (MetadataMap::new(), Bytes::from_static(b"abc"));
+    let streaming = OpenRequest { message: None, end: false, ..unary(&metadata, &message) };
+    let call = connection.open(&streaming, None).cell;
+    assert_eq!((run(), run()), (1, 1), "more is to be sent");
+    connection.end_messages(call.id().expect("it is open"));
+    assert_eq!(run(), PASSES_PER_TURN);
+}
+
+/// An answer is likely to be a moment away, however long ago the last one came.
+#[tokio::test(start_paused = true)]
+async fn what_a_client_asks_for_is_waited_for_as_if_there_had_been_news() {
+    let (link, _far) = pair(MemoryConfig::default());
+    let (role, config, progress) = (Role::Client, SessionConfig::default(), Progress::default());
+    let connection = Arc::new(Connection::new(role, config, progress, link, now()));
+    let mut driver = Driver::new(Arc::clone(&connection), Nothing);
+    let mut sleeps = || {
+        driver.now_is_stale = true;
+        assert!(driver.run(&mut Context::from_waker(Waker::noop())).is_pending());
+        !driver.awake
+    };
+    let (metadata, message) = (MetadataMap::new(), Bytes::from_static(b"abc"));
+    let streaming = OpenRequest { message: None, end: false, ..unary(&metadata, &message) };
+    let call = connection.open(&streaming, None).cell;
+    let id = call.id().expect("it is open");
+    tokio::time::advance(progress.spin * 2).await;
+    assert!(!sleeps(), "a call has been opened");
+    tokio::time::advance(progress.spin * 2).await;
+    assert!(sleeps());
+    assert!(connection.send(id, &call, &message, false, false));
+    assert!(!sleeps(), "a message has been sent");
+    tokio::time::advance(progress.spin * 2).await;
+    assert!(sleeps());
 }
 
 /// Only the runtime brings news of a socket: it must have its turn after each look.

@@ -291,7 +291,7 @@ impl End {
     }
 
     fn assert_idle(&self) {
-        assert_eq!(self.session.open_streams(), 0);
+        assert_eq!((self.session.open_streams(), self.session.is_sending()), (0, false));
         assert_eq!(self.session.buffered_bytes(), 0);
         assert_eq!(self.session.deadlines.earliest(), None);
         assert!(!self.session.wants_room());

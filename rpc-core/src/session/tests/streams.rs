@@ -31,6 +31,32 @@ fn a_unary_call_is_one_frame_each_way_and_its_slot_is_used_again() {
     }
 }
 
+/// The driver asks: those who make the messages have to run.
+#[test]
+fn a_client_knows_whether_more_is_to_be_sent_on_any_of_its_streams() {
+    let mut pair = Pair::settled(ROOMY);
+    pair.open(&unary(10));
+    assert!(!pair.client.session.is_sending());
+    let ids: Vec<_> = (0..4).map(|_| pair.open(&streaming())).collect();
+    pair.run();
+    let at_server = pair.requests();
+    assert!(!pair.server.session.is_sending());
+    assert_eq!(pair.client_sends(ids[0], 10, false), Sending::Sent);
+    assert_eq!(pair.client_sends(ids[0], 10, true), Sending::Sent);
+    let (session, sink) = (&mut pair.client.session, &mut pair.client.sink);
+    session.end_messages(sink, ids[1]).unwrap();
+    session.end_messages(sink, ids[1]).unwrap();
+    session.cancel(ids[2], CANCELLED);
+    assert!(pair.client.session.is_sending(), "on the last");
+    pair.finish(at_server[4], 0);
+    pair.run();
+    assert!(!pair.client.session.is_sending());
+    let again = pair.open(&streaming());
+    assert!(pair.client.session.is_sending());
+    pair.client.session.cancel(again, CANCELLED);
+    assert!(!pair.client.session.is_sending());
+}
+
 #[test]
 fn a_name_outlives_its_stream_and_then_names_nothing() {
     let mut pair = Pair::settled(ROOMY);
