@@ -26,6 +26,7 @@ mod lend;
 pub mod link;
 pub mod memory;
 pub mod metadata;
+mod others;
 mod outbox;
 pub mod parts;
 mod patience;

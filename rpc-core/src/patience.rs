@@ -1,19 +1,16 @@
 //! When callers should rather not poll in place: where answers take longer than a caller polls, as
-//! with slow handlers, and where others want the thread.
+//! with slow handlers, and where others want the thread (`others.rs`).
 
 use std::future::Future;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::Context;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use crate::driver::now;
+use crate::others::Others;
 
 /// The calls after a first vain wait that are not waited for in place, and the most there can be.
 const FIRST_SKIPS: u32 = 4;
 const MOST_SKIPS: u32 = 64;
-
-/// After so long a caller that is alone lets others run. It costs about two microseconds.
-pub(crate) const OTHERS_TURN: Duration = Duration::from_micros(200);
 
 /// Of so many looks of a caller that find nothing, one ends with letting the system run others on its CPU:
 /// they may be whom it waits for. A client's main function that polled where the server waited to run polled
@@ -25,26 +22,13 @@ const LOOKS_PER_YIELD: usize = 32;
 
 /// Whether polling in place pays for the callers of a runtime. After each vain attempt twice as many
 /// calls as before do not try. Only a hint: calls on other threads may overwrite each other's.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Patience {
     /// Calls that do not try.
     skips: AtomicU32,
     /// How many there were after the last vain attempt.
     penalty: AtomicU32,
-    begin: Instant,
-    /// From when on, since then, a caller that is alone lets others run.
-    others_turn_ns: AtomicU64,
-}
-
-impl Default for Patience {
-    fn default() -> Patience {
-        Patience {
-            skips: AtomicU32::new(0),
-            penalty: AtomicU32::new(0),
-            begin: now(),
-            others_turn_ns: AtomicU64::new(0),
-        }
-    }
+    others: Others,
 }
 
 impl Patience {
@@ -58,24 +42,15 @@ impl Patience {
         }
     }
 
-    /// A caller that seems to be alone begins to wait; whether it may do so in place. Who never lets
-    /// others run is always alone: when the answers of many have come, the first of them to call
-    /// again has its next answer before they get to run, and it would go on so.
+    /// A caller that seems to be alone begins to wait; whether it may do so in place. If not, it lets others
+    /// run and asks again when it is back.
     pub(crate) fn begin_lone_wait(&self, now: Instant) -> bool {
-        let since = now.saturating_duration_since(self.begin);
-        if (since.as_nanos() as u64) < self.others_turn_ns.load(Ordering::Relaxed) {
-            return true;
-        }
-        let next = (since + OTHERS_TURN).as_nanos() as u64;
-        self.others_turn_ns.store(next, Ordering::Relaxed);
-        false
+        !self.others.are_due(now)
     }
 
     /// A call was made while another waits.
     pub(crate) fn saw_two(&self) {
-        if self.others_turn_ns.load(Ordering::Relaxed) > 0 {
-            self.others_turn_ns.store(0, Ordering::Relaxed);
-        }
+        self.others.make_due();
     }
 
     pub(crate) fn paid(&self) {
@@ -111,23 +86,6 @@ pub(crate) fn let_others_run(cx: &mut Context<'_>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn who_is_alone_lets_others_run_first_and_then_now_and_then() {
-        let patience = Patience::default();
-        let mut now = patience.begin;
-        for _ in 0..3 {
-            assert!(!patience.begin_lone_wait(now));
-            assert!(patience.begin_lone_wait(now));
-            assert!(patience.begin_lone_wait(now + OTHERS_TURN / 2));
-            now += OTHERS_TURN;
-        }
-        assert!(!patience.begin_lone_wait(now));
-        assert!(patience.begin_lone_wait(now));
-        patience.saw_two();
-        assert!(!patience.begin_lone_wait(now));
-        assert!(patience.begin_lone_wait(now));
-    }
 
     #[test]
     fn who_polls_in_vain_tries_more_and_more_seldom_until_it_pays() {

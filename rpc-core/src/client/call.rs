@@ -165,20 +165,30 @@ impl<'c> Call<'c> {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
+        let helped = self.look(first, scouts);
+        match poll(&self.cell, cx) {
+            Poll::Pending => self.poll_sleep(cx, helped).map(Err),
+            ready => ready,
+        }
+    }
+
+    /// Looks for what it waits for in place, if that is the way.
+    fn look(&mut self, first: Watch, scouts: bool) -> Helped {
+        self.sends = self.sends && self.cell.is_sending();
+        if self.sends {
+            return Helped::No;
+        }
         if first == Watch::Nobody {
             self.cell.unwatch();
         }
-        self.sends = self.sends && self.cell.is_sending();
-        let helped = match self.sends {
-            true => Helped::No,
-            false => match self.conn().help(&self.cell) {
-                Helped::No if scouts => self.conn().scout(&self.cell),
-                helped => helped,
-            },
-        };
-        if let Poll::Ready(result) = poll(&self.cell, cx) {
-            return Poll::Ready(result);
+        match self.conn().help(&self.cell) {
+            Helped::No if scouts => self.conn().scout(&self.cell),
+            helped => helped,
         }
+    }
+
+    /// Nothing has come. `Ready`: and nothing will, before the deadline.
+    fn poll_sleep(&mut self, cx: &mut Context<'_>, helped: Helped) -> Poll<Status> {
         match helped {
             Helped::No => {}
             Helped::Looked => self.conn().end_help(),
@@ -190,7 +200,7 @@ impl<'c> Call<'c> {
         {
             self.alarm = None;
             if self.cell.id().is_none() {
-                return Poll::Ready(Err(expired("waiting for a free stream")));
+                return Poll::Ready(expired("waiting for a free stream"));
             }
         }
         Poll::Pending

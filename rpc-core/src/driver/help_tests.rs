@@ -19,7 +19,7 @@ use crate::crowd::Crowd;
 use crate::link::FrameSink;
 use crate::memory::{MemoryConfig, MemoryLink, pair};
 use crate::metadata::MetadataMap;
-use crate::patience::OTHERS_TURN;
+use crate::others::OTHERS_TURN;
 use crate::session::{Encode, Role, Session, SessionConfig};
 
 /// Turns that a pull takes.
@@ -244,8 +244,12 @@ async fn a_caller_that_is_always_alone_polls_in_place_but_for_one_call_in_a_whil
     for _ in 0..20 {
         let cell = pair.open();
         pair.answer(&short);
-        in_place.push(pair.client.help(&cell) == Helped::Looked && cell.has_news());
-        pair.client.with_owner(|owner| owner.pass(&mut |_, _| None));
+        let helped = pair.client.help(&cell);
+        in_place.push(helped == Helped::Looked && cell.has_news());
+        if helped == Helped::OthersTurn {
+            assert_eq!(pair.client.help(&cell), Helped::Looked, "it is back");
+        }
+        assert!(cell.has_news());
         tokio::time::advance(OTHERS_TURN / 5).await;
     }
     let turns: Vec<bool> = (0..20).map(|call| call % 5 > 0).collect();

@@ -229,7 +229,7 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
             }
             self.quiet_passes = 0;
         }
-        if self.client && asked {
+        if self.client && asked && self.set.as_ref().is_some_and(PollSet::is_alone) {
             // What it asked for may be here soon.
             self.undated_news = true;
         }

@@ -330,7 +330,9 @@ impl Session {
     #[inline]
     fn close(&mut self, slot: u32) {
         self.forget_work(slot);
-        self.stop_sending(slot);
+        if self.sending > 0 {
+            self.stop_sending(slot);
+        }
         let stream = &mut self.streams[slot as usize];
         debug_assert_ne!(stream.state, State::Idle);
         // A draining stream's name died when we gave it up.
@@ -352,22 +354,20 @@ impl Session {
             return;
         }
         self.forget_work(slot);
-        self.stop_sending(slot);
+        if self.sending > 0 {
+            self.stop_sending(slot);
+        }
         let stream = &mut self.streams[slot as usize];
         stream.state = State::Draining;
         stream.generation = stream.generation.wrapping_add(1);
         self.queue_reset(slot, code);
     }
 
-    /// No more messages will be sent on a stream.
-    #[inline]
+    /// No more messages will be sent on a stream. Of a server's none is counted.
     fn stop_sending(&mut self, slot: u32) {
         let stream = &mut self.streams[slot as usize];
-        // Of a server's streams none is counted, and of a client's few.
-        if self.sending > 0 && !stream.send_closed {
-            self.sending -= 1;
-        }
-        stream.send_closed = true;
+        let counted = !std::mem::replace(&mut stream.send_closed, true);
+        self.sending = self.sending.saturating_sub(u32::from(counted));
     }
 
     #[inline]
