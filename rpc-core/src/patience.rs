@@ -20,6 +20,10 @@ const MOST_SKIPS: u32 = 64;
 /// must not be often, and drivers, who poll for longer, do not do it.
 const LOOKS_PER_YIELD: usize = 32;
 
+/// The first of these is after so many looks: most answers have come by then, and a peer that had to be woken
+/// has often been put on the CPU of whoever woke it.
+const FIRST_YIELD: usize = 8;
+
 /// Whether polling in place pays for the callers of a runtime. After each vain attempt twice as many
 /// calls as before do not try. Only a hint: calls on other threads may overwrite each other's.
 #[derive(Debug, Default)]
@@ -68,7 +72,7 @@ impl Patience {
 
 /// Between two looks of a caller, after so many that found nothing.
 pub(crate) fn pause(looks: usize) {
-    if looks % LOOKS_PER_YIELD == LOOKS_PER_YIELD - 1 {
+    if looks % LOOKS_PER_YIELD == FIRST_YIELD {
         std::thread::yield_now();
     } else {
         std::hint::spin_loop();

@@ -44,6 +44,12 @@ pub(super) const IDLE_ALARM: Duration = Duration::from_secs(10);
 /// as long, for no less CPU time.
 const PULL_PATIENCE: u32 = 8;
 
+/// A server that slept for so many times its spin before it was woken, and so the last times, does not poll once
+/// it has answered: to poll brought nothing then, and a client on its CPU would wait for the end of it. Less
+/// could be the time that waking both ends takes, between which calls follow each other closely.
+const SPARSE_SPINS: u32 = 4;
+const SPARSE_WAKES: u32 = 3;
+
 /// A connection's open calls count as waiting for this long after the last of them was opened, or
 /// after the last news.
 const LIVELY: Duration = Duration::from_millis(1);
@@ -92,6 +98,10 @@ pub(crate) struct Driver<L: Link, A> {
     awake: bool,
     /// Long messages wait to be pulled, by either side.
     pulls_wait: bool,
+    /// When it fell asleep in the kernel, if it has had no news since.
+    slept_at: Option<Instant>,
+    /// How often in a row it has slept for long and was woken by news.
+    sparse_wakes: u32,
     /// Tasks of this runtime, with which calls go on, are not done: handlers, and on a client those that make
     /// the messages of its calls.
     has_tasks: bool,
@@ -160,6 +170,8 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
             set,
             awake: false,
             pulls_wait: false,
+            slept_at: None,
+            sparse_wakes: 0,
             has_tasks: false,
             quiet_passes: 0,
             eager_passes: MAX_EAGER_PASSES,
@@ -260,6 +272,11 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
     fn date_news(&mut self) {
         if std::mem::take(&mut self.undated_news) {
             self.last_news = self.now;
+            if let Some(slept_at) = self.slept_at.take() {
+                let long = self.connection.progress().spin * SPARSE_SPINS;
+                let sparse = self.now.duration_since(slept_at) > long;
+                self.sparse_wakes = if sparse { self.sparse_wakes + 1 } else { 0 };
+            }
             if let Some(set) = &self.set {
                 set.note_news(self.now);
             }
@@ -274,6 +291,12 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
             .is_some_and(|set| set.awake() > set.crowd().threads.min(MOST_BY_THEMSELVES))
     }
 
+    /// Whether to poll on is likely to be in vain: what will come comes much later, and none of the calls that
+    /// have come is still open.
+    fn is_called_seldom(&self) -> bool {
+        !self.client && self.sparse_wakes >= SPARSE_WAKES && !self.has_tasks && !self.pulls_wait
+    }
+
     /// What to do after a pass without news.
     fn after_quiet(&mut self) -> Quiet {
         let progress = self.connection.progress();
@@ -282,9 +305,11 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
         if set.is_alone() {
             // The shortest way, and nobody else's time.
             let patience = progress.spin * if self.pulls_wait { PULL_PATIENCE } else { 1 };
-            let looks = progress.mode == ProgressMode::Busy
-                || self.undated_news
-                || self.now.duration_since(self.last_news) < patience;
+            let looks = match progress.mode {
+                ProgressMode::Busy => true,
+                _ if self.is_called_seldom() => false,
+                _ => self.undated_news || self.now.duration_since(self.last_news) < patience,
+            };
             return if looks { Quiet::LookAgain } else { Quiet::Sleep };
         }
         if self.quiet_passes <= self.eager_passes && !self.is_one_of_many() {
@@ -406,6 +431,7 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
                     }
                     Quiet::Sleep => {
                         if self.poll_sleep(cx, false).is_pending() {
+                            self.slept_at.get_or_insert(self.now);
                             self.count_awake(false);
                             return Poll::Pending;
                         }

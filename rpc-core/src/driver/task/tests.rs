@@ -38,6 +38,37 @@ async fn an_adaptive_connection_polls_longer_while_long_messages_wait_to_be_pull
     assert_eq!(driver.after_quiet(), Quiet::LookAgain, "news that nobody has dated is new");
 }
 
+/// To poll for what comes much later costs CPU time, and keeps a client that runs on the same CPU waiting.
+#[tokio::test]
+async fn a_server_that_is_called_seldom_sleeps_as_soon_as_it_has_answered() {
+    let progress = Progress::default();
+    let long = progress.spin * SPARSE_SPINS;
+    for role in [Role::Server, Role::Client] {
+        let (link, _far) = pair(MemoryConfig::default());
+        let connection =
+            Arc::new(Connection::new(role, SessionConfig::default(), progress, link, now()));
+        let mut driver = Driver::new(connection, Nothing);
+        driver.count_awake(true);
+        let mut quiet_after_news = |slept: Duration, has_tasks| {
+            (driver.slept_at, driver.now) = (Some(driver.now), driver.now + slept);
+            (driver.undated_news, driver.has_tasks) = (true, has_tasks);
+            driver.date_news();
+            driver.after_quiet()
+        };
+        let seldom = if role == Role::Server { Quiet::Sleep } else { Quiet::LookAgain };
+        for _ in 0..3 {
+            for _ in 1..SPARSE_WAKES {
+                assert_eq!(quiet_after_news(long * 2, false), Quiet::LookAgain);
+            }
+            for _ in 0..3 {
+                assert_eq!(quiet_after_news(long * 2, false), seldom);
+                assert_eq!(quiet_after_news(long * 2, true), Quiet::LookAgain, "a handler runs");
+            }
+            assert_eq!(quiet_after_news(long, false), Quiet::LookAgain, "soon enough");
+        }
+    }
+}
+
 /// Gives nothing an answer; whether the handlers of what arrives go on.
 struct Handlers(bool);
 
