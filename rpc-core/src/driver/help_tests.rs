@@ -297,3 +297,19 @@ fn half_of_the_open_calls_leave_at_a_time_and_the_first_ones_at_once() {
     pair.server.pass(&mut |_, _| Some(1 << 20));
     assert_eq!(pair.server.calls.batch.arrivals.len(), 5, "the driver's turn brings the rest");
 }
+
+/// Whether it sends decides who looks for the answers.
+#[test]
+fn a_call_in_a_used_mailbox_does_not_send_because_the_last_one_did() {
+    let mut pair = Pair::new(0);
+    let first = pair.open();
+    first.set_sending(true);
+    pair.answer(&Bytes::from_static(b"abc"));
+    pair.client.with_owner(|owner| owner.pass(&mut |_, _| None));
+    assert!(first.has_news());
+    let address = Arc::as_ptr(&first);
+    drop(first);
+    let second = pair.open();
+    assert_eq!(Arc::as_ptr(&second), address);
+    assert!(!second.is_sending());
+}

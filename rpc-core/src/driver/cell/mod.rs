@@ -82,7 +82,7 @@ pub(crate) struct CellState {
     abandoned: bool,
     /// The reader throws messages away: report them as consumed at once.
     discarding: bool,
-    /// Client: more messages of the call are to come from the program. Means nothing where there is one.
+    /// Client: more messages of the call are to come from the program.
     sending: bool,
     /// A message was taken by the connection but the next must wait.
     write_blocked: bool,
@@ -139,6 +139,7 @@ impl Cell {
         state.id = Some(id);
         state.abandoned = false;
         state.discarding = false;
+        state.sending = false;
         state.write_blocked = false;
         state.reader = reader;
         state.writer = None;
