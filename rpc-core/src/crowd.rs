@@ -27,7 +27,7 @@ impl Crowd {
             threads_apart,
             awake: AtomicUsize::new(0),
             waiting_calls: AtomicUsize::new(0),
-            patience: Patience::default(),
+            patience: Patience::new(threads),
         })
     }
 }

@@ -26,6 +26,9 @@ const LONGEST_EMPTY_TURN: Duration = Duration::from_micros(4);
 /// When others have their turn. Only hints: callers on several threads may overwrite each other's.
 #[derive(Debug)]
 pub(crate) struct Others {
+    /// Whether they depend on it: on a runtime of several threads others of these run them, and a task that goes
+    /// back to the queue may be taken by one of them, which takes long.
+    depend: bool,
     begin: Instant,
     /// When they have their next turn, in nanoseconds since then.
     due_ns: AtomicU64,
@@ -39,10 +42,12 @@ pub(crate) struct Others {
     turns: AtomicU32,
 }
 
-impl Default for Others {
-    fn default() -> Others {
+impl Others {
+    /// Of a runtime with so many threads.
+    pub(crate) fn new(threads: usize) -> Others {
         let longest_ns = LONGEST_EMPTY_TURN.as_nanos() as u64;
         Others {
+            depend: threads == 1,
             begin: now(),
             due_ns: AtomicU64::new(0),
             wait_ns: AtomicU64::new(OTHERS_TURN.as_nanos() as u64),
@@ -52,9 +57,7 @@ impl Default for Others {
             turns: AtomicU32::new(0),
         }
     }
-}
 
-impl Others {
     /// Whether it is their turn. If it is, whoever asks lets them run, and asks again when it is back.
     pub(crate) fn are_due(&self, now: Instant) -> bool {
         let at_ns = now.saturating_duration_since(self.begin).as_nanos() as u64;
@@ -82,7 +85,7 @@ impl Others {
 
     #[cold]
     fn had_turn(&self, at_ns: u64, away_ns: u64) {
-        let wait_ns = match self.note_turn(away_ns) {
+        let wait_ns = match self.depend && self.note_turn(away_ns) {
             true => SOONEST_TURN.as_nanos() as u64,
             false => self.wait_ns.load(Ordering::Relaxed) * 2,
         };
@@ -128,7 +131,7 @@ mod tests {
 
     #[test]
     fn they_have_a_turn_first_and_then_now_and_then() {
-        let others = Others::default();
+        let others = Others::new(1);
         let mut now = others.begin;
         for _ in 0..100 {
             assert!(turn(&others, &mut now, EMPTY));
@@ -145,7 +148,7 @@ mod tests {
 
     #[test]
     fn a_turn_that_was_used_is_followed_by_another_soon_and_then_later_and_later() {
-        let others = Others::default();
+        let others = Others::new(1);
         let mut now = others.begin;
         assert!(turn(&others, &mut now, EMPTY));
         now += OTHERS_TURN;
@@ -164,10 +167,22 @@ mod tests {
         }
     }
 
+    #[test]
+    fn on_several_threads_they_have_turns_now_and_then_only() {
+        let others = Others::new(2);
+        let mut now = others.begin;
+        for _ in 0..10 {
+            assert!(turn(&others, &mut now, LONGEST_EMPTY_TURN * 10));
+            now += OTHERS_TURN - Duration::from_nanos(1);
+            assert!(!others.are_due(now));
+            now += Duration::from_nanos(1);
+        }
+    }
+
     /// As when the system moves a thread to another CPU.
     #[test]
     fn turns_that_all_take_longer_than_before_are_not_taken_for_used_for_long() {
-        let others = Others::default();
+        let others = Others::new(1);
         let mut now = others.begin;
         let mut turns_in = |others: &Others, away| {
             let end = now + Duration::from_millis(20);

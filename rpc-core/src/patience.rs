@@ -26,7 +26,7 @@ const FIRST_YIELD: usize = 8;
 
 /// Whether polling in place pays for the callers of a runtime. After each vain attempt twice as many
 /// calls as before do not try. Only a hint: calls on other threads may overwrite each other's.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Patience {
     /// Calls that do not try.
     skips: AtomicU32,
@@ -36,6 +36,12 @@ pub(crate) struct Patience {
 }
 
 impl Patience {
+    /// Of the callers of a runtime with so many threads.
+    pub(crate) fn new(threads: usize) -> Patience {
+        let [skips, penalty] = [0, 0].map(AtomicU32::new);
+        Patience { skips, penalty, others: Others::new(threads) }
+    }
+
     pub(crate) fn may_try(&self) -> bool {
         match self.skips.load(Ordering::Relaxed) {
             0 => true,
@@ -93,7 +99,7 @@ mod tests {
 
     #[test]
     fn who_polls_in_vain_tries_more_and_more_seldom_until_it_pays() {
-        let patience = Patience::default();
+        let patience = Patience::new(1);
         for skips in [4, 8, 16] {
             assert!(patience.may_try());
             patience.was_vain();
