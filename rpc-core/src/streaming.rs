@@ -11,11 +11,10 @@ use futures_core::Stream;
 use prost::Message;
 
 use crate::codec::decode;
+use crate::driver::Conn;
 use crate::driver::body::View;
 use crate::driver::cell::{Cell, Fetched, Next};
-use crate::driver::{Conn, Helped};
 use crate::metadata::MetadataMap;
-use crate::patience::let_others_run;
 use crate::session::CANCELLED;
 use crate::status::Status;
 
@@ -161,11 +160,8 @@ impl<T: Message + Default> Streaming<T> {
         let helped = self.conn.help(&self.cell);
         let decode = |body: View<'_>| decode(body, what, &self.path);
         let next = self.cell.poll_next(cx, &mut self.fetched, decode);
-        match helped {
-            _ if next.is_ready() => {}
-            Helped::No | Helped::Scouted => {}
-            Helped::Looked => self.conn.end_help(),
-            Helped::OthersTurn => let_others_run(cx),
+        if next.is_pending() {
+            self.conn.give_way(helped, cx);
         }
         next
     }

@@ -15,7 +15,6 @@ use crate::driver::body::View;
 use crate::driver::cell::Cell;
 use crate::driver::{Begun, Conn, Helped, OpenRequest, Watch, now};
 use crate::metadata::MetadataMap;
-use crate::patience::let_others_run;
 use crate::request::Request;
 use crate::response::Response;
 use crate::service::MethodDescriptor;
@@ -189,12 +188,7 @@ impl<'c> Call<'c> {
 
     /// Nothing has come. `Ready`: and nothing will, before the deadline.
     fn poll_sleep(&mut self, cx: &mut Context<'_>, helped: Helped) -> Poll<Status> {
-        match helped {
-            Helped::No => {}
-            Helped::Looked => self.conn().end_help(),
-            Helped::Scouted => cx.waker().wake_by_ref(),
-            Helped::OthersTurn => let_others_run(cx),
-        }
+        self.conn().give_way(helped, cx);
         if let Some(sleep) = &mut self.alarm
             && sleep.as_mut().poll(cx).is_ready()
         {
@@ -237,7 +231,7 @@ pub(super) fn may_retry(status: &Status) -> bool {
 #[cfg(test)]
 mod tests {
     use std::sync::LazyLock;
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::Ordering;
 
     use bytes::Bytes;
     use futures_core::Stream;
@@ -284,13 +278,8 @@ mod tests {
     /// Whoever makes its messages may want the thread.
     #[tokio::test]
     async fn a_caller_leaves_the_link_to_the_driver_as_long_as_it_has_more_to_send() {
-        let looks = Arc::new(AtomicUsize::new(0));
-        let counted = Arc::clone(&looks);
-        let pair = Pair::rigged(&Crowd::new(1, false), |link| {
-            link.at_receive = Box::new(move || {
-                counted.fetch_add(1, Ordering::Relaxed);
-            });
-        });
+        let mut looks = Arc::default();
+        let pair = Pair::rigged(&Crowd::new(1, false), |link| looks = link.count_looks());
         let held = ClientConnection::new(Arc::clone(&pair.client) as Arc<dyn Conn>, "a test");
         let mut cx = Context::from_waker(Waker::noop());
         let mut call = Call::open(Held::Lent(&held), &opening(None), None);
@@ -327,14 +316,9 @@ mod tests {
         let connection = Arc::new(Connection::new(role, config, busy, link, now()));
         connection.joins(&Crowd::new(1, true));
         let held = ClientConnection::new(Arc::clone(&connection) as Arc<dyn Conn>, "a test");
-        let (metadata, message) = (MetadataMap::new(), Bytes::from_static(b"abc"));
-        let opening = Opening {
-            method: &METHOD,
-            metadata: &metadata,
-            deadline: Deadline(Some(now() + Duration::from_millis(5))),
-            message: Some(&message),
-            max_message_bytes: None,
-        };
+        let message = Bytes::from_static(b"abc");
+        let deadline = Deadline(Some(now() + Duration::from_millis(5)));
+        let opening = Opening { deadline, ..opening(Some(&message)) };
         let open = || Call::open(Held::Lent(&held), &opening, Some(Waker::noop()));
         let taken = connection.while_taken(open);
         assert_eq!(taken.watch, Watch::Scout);

@@ -1,11 +1,12 @@
 //! What calls see of a connection.
 
 use std::sync::Arc;
-use std::task::Waker;
+use std::task::{Context, Waker};
 
 use super::cell::Cell;
 use crate::link::LinkInfo;
 use crate::metadata::MetadataMap;
+use crate::patience::let_others_run;
 use crate::session::{Batch, Encode, NewStream, StreamId};
 use crate::status::Status;
 
@@ -42,8 +43,20 @@ pub(crate) enum Helped {
     Looked,
     /// It has polled for all, and something has come for some: it goes on once those have run.
     Scouted,
-    /// It polls next time: first others have a turn on its thread ([`let_others_run`](crate::patience::let_others_run)).
+    /// It polls next time: first others have a turn on its thread ([`let_others_run`]).
     OthersTurn,
+}
+
+impl dyn Conn {
+    /// What a caller whose look brought nothing for it does before it waits.
+    pub(crate) fn give_way(&self, helped: Helped, cx: &mut Context<'_>) {
+        match helped {
+            Helped::No => {}
+            Helped::Looked => self.end_help(),
+            Helped::Scouted => cx.waker().wake_by_ref(),
+            Helped::OthersTurn => let_others_run(cx),
+        }
+    }
 }
 
 /// A connection whose link type is forgotten: what calls see. Every method does its work at once

@@ -113,7 +113,7 @@ pub(super) struct Owner<L> {
     /// Passes of callers that poll in place, since the driver last looked.
     pub(super) help_passes: u32,
     pub(super) scouting: Scouting,
-    /// Client: a call was opened, or more of one was sent, since the driver last looked.
+    /// A call was opened, or more of a stream was sent, since the driver last looked.
     pub(super) asked: bool,
     /// Acts of calls whose frames wait for the next flush, and how many may.
     pub(super) unflushed: u32,

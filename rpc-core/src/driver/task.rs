@@ -275,7 +275,7 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
             if let Some(slept_at) = self.slept_at.take() {
                 let long = self.connection.progress().spin * SPARSE_SPINS;
                 let sparse = self.now.duration_since(slept_at) > long;
-                self.sparse_wakes = if sparse { self.sparse_wakes + 1 } else { 0 };
+                self.sparse_wakes = if sparse { self.sparse_wakes.saturating_add(1) } else { 0 };
             }
             if let Some(set) = &self.set {
                 set.note_news(self.now);

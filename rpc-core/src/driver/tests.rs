@@ -31,7 +31,7 @@ pub(crate) struct Rigged {
     link: MemoryLink,
     /// Frames until it fails.
     frames_left: usize,
-    pub(crate) at_receive: Box<dyn FnMut() + Send>,
+    pub(super) at_receive: Box<dyn FnMut() + Send>,
     /// A pull comes when the link is asked for the so manieth time, as with a link whose owner
     /// makes the copies itself; 0: it is passed on at once.
     pub(super) pull_turns: usize,
@@ -58,6 +58,16 @@ impl Rigged {
             flushes_early: true,
             at_fetch: Box::new(|| true),
         }
+    }
+
+    /// How often it is looked at from now on.
+    pub(crate) fn count_looks(&mut self) -> Arc<AtomicUsize> {
+        let count = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&count);
+        self.at_receive = Box::new(move || {
+            counted.fetch_add(1, Ordering::Relaxed);
+        });
+        count
     }
 }
 

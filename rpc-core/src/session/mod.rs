@@ -330,9 +330,6 @@ impl Session {
     #[inline]
     fn close(&mut self, slot: u32) {
         self.forget_work(slot);
-        if self.sending > 0 {
-            self.stop_sending(slot);
-        }
         let stream = &mut self.streams[slot as usize];
         debug_assert_ne!(stream.state, State::Idle);
         // A draining stream's name died when we gave it up.
@@ -354,9 +351,6 @@ impl Session {
             return;
         }
         self.forget_work(slot);
-        if self.sending > 0 {
-            self.stop_sending(slot);
-        }
         let stream = &mut self.streams[slot as usize];
         stream.state = State::Draining;
         stream.generation = stream.generation.wrapping_add(1);
@@ -372,6 +366,9 @@ impl Session {
 
     #[inline]
     fn forget_work(&mut self, slot: u32) {
+        if self.sending > 0 {
+            self.stop_sending(slot);
+        }
         if !self.deadlines.is_empty() {
             self.deadlines.remove(slot);
         }

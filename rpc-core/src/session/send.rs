@@ -376,10 +376,10 @@ impl Session {
         if stream.send_closed {
             return Ok(());
         }
+        let queued = stream.has_queue();
         self.stop_sending(id.slot);
-        let stream = &mut self.streams[id.slot()];
         let header = Header::new(Kind::Message, id.wire()).flags(flag::END).to_bytes();
-        if stream.has_queue() || !control_empty || !put(sink, &header)? {
+        if queued || !control_empty || !put(sink, &header)? {
             let stream = &mut self.streams[id.slot()];
             match &mut stream.queue_mut().message {
                 Some(message) => message.end = true,

@@ -1,7 +1,5 @@
 //! What a turn of the driver's task comes to.
 
-use std::sync::atomic::AtomicUsize;
-
 use bytes::Bytes;
 
 use super::*;
@@ -91,11 +89,7 @@ async fn a_driver_that_polls_lets_handlers_run_after_each_pass() {
         let (config, limits) = (SessionConfig::default(), near.limits());
         let mut client = Owner::new(Session::new(Role::Client, config, limits, now()), near, true);
         let mut link = Rigged::new(far);
-        let count = Arc::new(AtomicUsize::new(0));
-        let counted = Arc::clone(&count);
-        link.at_receive = Box::new(move || {
-            counted.fetch_add(1, Ordering::Relaxed);
-        });
+        let count = link.count_looks();
         let busy = Progress { mode: ProgressMode::Busy, ..Progress::default() };
         let connection = Arc::new(Connection::new(Role::Server, config, busy, link, now()));
         let mut driver = Driver::new(connection, Handlers(go_on));
@@ -119,12 +113,8 @@ async fn a_driver_that_polls_lets_handlers_run_after_each_pass() {
 #[tokio::test]
 async fn a_driver_that_polls_lets_those_run_who_make_a_call_s_messages() {
     let (link, _far) = pair(MemoryConfig::default());
-    let count = Arc::new(AtomicUsize::new(0));
-    let counted = Arc::clone(&count);
     let mut link = Rigged::new(link);
-    link.at_receive = Box::new(move || {
-        counted.fetch_add(1, Ordering::Relaxed);
-    });
+    let count = link.count_looks();
     let busy = Progress { mode: ProgressMode::Busy, ..Progress::default() };
     let (role, config) = (Role::Client, SessionConfig::default());
     let connection = Arc::new(Connection::new(role, config, busy, link, now()));
@@ -174,12 +164,8 @@ async fn whoever_polls_a_socket_lets_the_runtime_look_in_between() {
     for (in_place, looks) in [(true, PASSES_PER_TURN), (false, 1)] {
         let (link, _far) = pair(MemoryConfig::default());
         let mut link = Rigged::new(link);
-        let count = Arc::new(AtomicUsize::new(0));
-        let counted = Arc::clone(&count);
+        let count = link.count_looks();
         link.in_place = in_place;
-        link.at_receive = Box::new(move || {
-            counted.fetch_add(1, Ordering::Relaxed);
-        });
         let busy = Progress { mode: ProgressMode::Busy, ..Progress::default() };
         let (role, config) = (Role::Client, SessionConfig::default());
         let connection = Arc::new(Connection::new(role, config, busy, link, now()));
