@@ -70,13 +70,7 @@ impl Channel {
                  RDMA_RPC_TARGET (auto://host:port)",
             )
         })?;
-        let policy = ReconnectPolicy {
-            // An upgrade that stalls falls back within the handshake's own time.
-            connect_timeout: std::time::Duration::from_millis(
-                config.connect_timeout_ms + config.handshake_timeout_ms,
-            ),
-            ..ReconnectPolicy::default()
-        };
+        let policy = ReconnectPolicy::default();
         let limits = MessageLimits::default()
             .max_encoding_message_size(config.limits.max_send_message_bytes);
         let dialer = Dialer::new(target, config);

@@ -18,7 +18,10 @@ pub trait Exchange: Send {
     fn send(&mut self, message: &[u8]) -> impl Future<Output = io::Result<()>> + Send;
 
     /// Receives one message; longer ones than [`MAX_EXCHANGE_BYTES`] are an error and are not
-    /// read.
+    /// read. An end that gives up says so at any time; that is an error too.
+    ///
+    /// # Cancel safety
+    /// What has arrived stays for the next call.
     fn receive(&mut self) -> impl Future<Output = io::Result<Vec<u8>>> + Send;
 }
 

@@ -2,19 +2,21 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::time::Duration;
 
 use rdma_rpc_core::client::{ClientConnection, ConnectError, Connector, connect_link};
 use rdma_rpc_core::link::Link;
 use rdma_rpc_core::server::ConnectionConfig;
 use rdma_rpc_transport_rdma::ibv::{self, Ibv};
-use rdma_rpc_transport_rdma::shm;
+use rdma_rpc_transport_rdma::{probe, shm};
 use rdma_rpc_transport_tcp::bootstrap::RejectCode;
 use rdma_rpc_transport_tcp::{ClientBootstrap, Confirmed, Outcome, TransportKind};
-use tokio::time::timeout_at;
+use tokio::time::{timeout, timeout_at};
 
 use super::choice::{NOT_ALLOWED, Offers, offers, sentences};
 use super::ring::{Ring, Speaks, build};
 use super::settings::Settings;
+use super::turn::in_turn;
 use crate::config::{ClientConfig, Scheme, Target, Transport};
 
 /// How often RDMA may be given up while it is set up before a connection does without.
@@ -26,13 +28,33 @@ pub(crate) struct Dialer {
     target: Target,
     settings: Settings,
     ibv: Ibv,
+    /// For everything that connecting takes once it has begun. An upgrade that stalls falls back within
+    /// the handshake's own time.
+    limit: Duration,
 }
 
 impl Dialer {
     pub(crate) fn new(target: Target, config: ClientConfig) -> Dialer {
         let settings = Settings::of_client(&config);
         let ibv = Ibv::new(settings.ibv());
-        Dialer { target, settings, ibv }
+        let limit = Duration::from_millis(config.connect_timeout_ms + config.handshake_timeout_ms);
+        Dialer { target, settings, ibv, limit }
+    }
+
+    /// Connects within the limit.
+    async fn connect_in_time(&self) -> Result<ClientConnection, ConnectError> {
+        let connecting = attempts(|may_end_in_vain| self.dial(may_end_in_vain));
+        timeout(self.limit, connecting).await.unwrap_or_else(|_| {
+            let limit_ms = self.limit.as_millis();
+            Err(ConnectError::new(format!("no connection after {limit_ms} ms")))
+        })
+    }
+
+    /// Whether the connection may come to be one over RDMA.
+    fn may_use_rdma(&self) -> bool {
+        matches!(self.target.scheme, Scheme::Auto | Scheme::Rdma)
+            && self.settings.allows(Transport::Rdma)
+            && probe::why_no_device().is_none()
     }
 
     /// Connects. `Ok(None)`, if it `may_end_in_vain`: RDMA was agreed on, set up and given up, which
@@ -188,7 +210,13 @@ impl Connector for Dialer {
     fn connect(
         &self,
     ) -> Pin<Box<dyn Future<Output = Result<ClientConnection, ConnectError>> + Send + '_>> {
-        Box::pin(attempts(|may_end_in_vain| self.dial(may_end_in_vain)))
+        Box::pin(async {
+            if self.may_use_rdma() {
+                in_turn(self.connect_in_time()).await
+            } else {
+                self.connect_in_time().await
+            }
+        })
     }
 
     fn target(&self) -> String {

@@ -15,6 +15,7 @@ mod choice;
 mod dial;
 mod ring;
 mod settings;
+mod turn;
 
 pub(crate) use accept::Acceptor;
 pub(crate) use dial::Dialer;

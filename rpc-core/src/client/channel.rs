@@ -15,7 +15,8 @@ use crate::status::{RequestSeen, Status};
 
 /// Makes connections to one target. A transport set implements it.
 pub trait Connector: Send + Sync + 'static {
-    /// Connects once. The channel bounds the time by its policy.
+    /// Connects once, or fails within a time of its own: only it knows when it waits for a peer and
+    /// when for its turn.
     fn connect(
         &self,
     ) -> Pin<Box<dyn Future<Output = Result<ClientConnection, ConnectError>> + Send + '_>>;
@@ -50,8 +51,6 @@ impl std::error::Error for ConnectError {}
 /// (doc/connection-backoff.md), from a shorter first step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ReconnectPolicy {
-    /// How long one attempt may take.
-    pub connect_timeout: Duration,
     /// The pause after the first failure.
     pub first_pause: Duration,
     /// The longest pause.
@@ -61,7 +60,6 @@ pub struct ReconnectPolicy {
 impl Default for ReconnectPolicy {
     fn default() -> ReconnectPolicy {
         ReconnectPolicy {
-            connect_timeout: Duration::from_secs(10),
             first_pause: Duration::from_millis(50),
             longest_pause: Duration::from_secs(30),
         }
@@ -191,12 +189,7 @@ impl Channel {
         {
             return Err(self.unavailable(error));
         }
-        let timeout = shared.policy.connect_timeout;
-        let attempt = tokio::time::timeout(timeout, shared.connector.connect()).await;
-        let result = attempt.unwrap_or_else(|_| {
-            Err(ConnectError::new(format!("no connection after {} ms", timeout.as_millis())))
-        });
-        match result {
+        match shared.connector.connect().await {
             Ok(connection) => {
                 *trouble = Trouble::default();
                 self.put(connection.clone());

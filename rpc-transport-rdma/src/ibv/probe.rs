@@ -2,8 +2,9 @@
 //! ends still have their socket.
 
 use std::fmt;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::task::Poll;
+use std::time::Duration;
 
 use crate::verbs::{
     Completed, Completion, Op, PostError, QueuePair, RemoteAddr, Status, WorkRequest,
@@ -47,60 +48,102 @@ impl std::error::Error for UpgradeError {}
 
 /// What the first message over RDMA carries.
 const PROBE: u32 = 0x6F62_7270;
-/// What keeps packets of RoCE v2 from arriving where TCP gets through.
-pub(super) const NO_PACKET_ADVICE: &str =
-    "is UDP port 4791 open between them, and the GID of the right network?";
+
+/// What is known of a network before a packet has gone through it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Expected {
+    /// How long the device may take to say that a message of ours has arrived, if that can be said.
+    pub(super) limit: Option<Duration>,
+    /// What to ask where TCP gets through and RDMA does not.
+    pub(super) advice: &'static str,
+}
 
 /// Sends a message each way over the new queue pair. Whoever connected goes first: on iWARP the
 /// other one must not (RFC 5044, section 7.1).
+///
+/// How long the other end takes to send its own says nothing about the network: it may have other
+/// work, and is waited for until `gave_up` is done and tells why there will be none.
 pub(super) async fn probe<Q: QueuePair>(
     queue_pair: &mut Q,
     first: bool,
+    expected: Expected,
+    gave_up: impl Future<Output = String>,
 ) -> Result<(), UpgradeError> {
+    let mut probe = Probe { queue_pair, expected, sent: false, received: false };
     if first {
-        post_probe(queue_pair)?;
+        probe.send().await?;
     }
-    let (mut sent, mut received, mut posted) = (false, false, first);
-    poll_fn(|cx| {
-        loop {
-            let mut batch =
-                [Completion { what: Completed::Send { id: 0 }, status: Status::Success }; 2];
-            let count = queue_pair.poll(&mut batch).map_err(|error| error.to_string())?;
-            for completion in &batch[..count] {
-                match (completion.what, completion.status) {
-                    (Completed::Send { .. }, Status::Success) => sent = true,
-                    (Completed::Receive { imm: PROBE }, Status::Success) => received = true,
-                    (what, status) => {
-                        return Poll::Ready(Err(probe_failed(what, status)));
-                    }
-                }
-            }
-            if received && !posted {
-                posted = true;
-                post_probe(queue_pair)?;
-            }
-            if sent && received {
-                return Poll::Ready(Ok(()));
-            }
-            match queue_pair.poll_event(cx) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(Ok(())) => {}
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(error.to_string().into())),
-            }
-        }
-    })
-    .await
+    tokio::select! {
+        biased;
+        received = probe.until(|probe| probe.received) => received?,
+        why = gave_up => return Err(why.into()),
+    }
+    if !first {
+        // Not listening any more: the other end, which has all it needs, may go on by now.
+        probe.send().await?;
+    }
+    Ok(())
 }
 
-fn probe_failed(what: Completed, status: Status) -> UpgradeError {
-    let flushed = status == Status::Flushed;
-    let what = match (what, status) {
-        (_, Status::RetryExceeded) => format!(
-            "no packet of the RDMA devices gets through (retry exceeded): {NO_PACKET_ADVICE}"
-        ),
-        (what, status) => format!("the first message over RDMA failed: {what:?}, {status:?}"),
-    };
-    UpgradeError { what, flushed }
+struct Probe<'a, Q> {
+    queue_pair: &'a mut Q,
+    expected: Expected,
+    sent: bool,
+    received: bool,
+}
+
+impl<Q: QueuePair> Probe<'_, Q> {
+    async fn send(&mut self) -> Result<(), UpgradeError> {
+        post_probe(self.queue_pair)?;
+        let Expected { limit, advice } = self.expected;
+        let sent = self.until(|probe| probe.sent);
+        let Some(limit) = limit else { return sent.await };
+        tokio::time::timeout(limit, sent).await.unwrap_or_else(|_| {
+            let what = "the first message over RDMA did not arrive";
+            Err(format!("{what} in {limit:?}: {advice}").into())
+        })
+    }
+
+    /// Takes completions until `done`.
+    async fn until(&mut self, done: impl Fn(&Self) -> bool) -> Result<(), UpgradeError> {
+        poll_fn(|cx| {
+            while !done(self) {
+                let mut batch =
+                    [Completion { what: Completed::Send { id: 0 }, status: Status::Success }; 2];
+                let count = self.queue_pair.poll(&mut batch).map_err(|error| error.to_string())?;
+                for completion in &batch[..count] {
+                    match (completion.what, completion.status) {
+                        (Completed::Send { .. }, Status::Success) => self.sent = true,
+                        (Completed::Receive { imm: PROBE }, Status::Success) => {
+                            self.received = true;
+                        }
+                        (what, status) => return Poll::Ready(Err(self.failed(what, status))),
+                    }
+                }
+                if done(self) {
+                    break;
+                }
+                match self.queue_pair.poll_event(cx) {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(Ok(())) => {}
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error.to_string().into())),
+                }
+            }
+            Poll::Ready(Ok(()))
+        })
+        .await
+    }
+
+    fn failed(&self, what: Completed, status: Status) -> UpgradeError {
+        let what = match (what, status) {
+            (_, Status::RetryExceeded) => format!(
+                "no packet of the RDMA devices gets through (retry exceeded): {}",
+                self.expected.advice
+            ),
+            (what, status) => format!("the first message over RDMA failed: {what:?}, {status:?}"),
+        };
+        UpgradeError { what, flushed: status == Status::Flushed }
+    }
 }
 
 fn post_probe<Q: QueuePair>(queue_pair: &mut Q) -> Result<(), String> {

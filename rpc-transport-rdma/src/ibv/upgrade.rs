@@ -47,7 +47,7 @@ use super::cm::{self, ConnectParams, Listener};
 use super::config::{IbvConfig, Path};
 use super::device::Device;
 use super::pd::ProtectionDomain;
-use super::probe::{NO_PACKET_ADVICE, UpgradeError, probe};
+use super::probe::{Expected, UpgradeError, probe};
 use super::queue_pair::{IbvQueuePair, Parts};
 use super::raw_qp::{Depths, MASK_24, RawQueuePair, Reads, Remote};
 use super::worker::Worker;
@@ -245,7 +245,7 @@ impl Ibv {
             let (remote, mtu) = parse_queue_pair(&message)?;
             half.connect(choice, &remote, mtu, &self.config)?;
         }
-        self.first_message(&mut half.queue_pair, choice, true).await?;
+        self.first_message(exchange, &mut half.queue_pair, choice, true).await?;
         Ok(half.queue_pair)
     }
 
@@ -275,33 +275,37 @@ impl Ibv {
             half.connect(choice, &remote, mtu, &self.config)?;
             send(exchange, &message).await?;
         }
-        self.first_message(&mut half.queue_pair, choice, false).await?;
+        self.first_message(exchange, &mut half.queue_pair, choice, false).await?;
         Ok(half.queue_pair)
     }
 
-    /// The probe, for as long as a device may need to use its retries up. (Soft-RoCE takes longer,
-    /// and the other end hears nothing at all.) iWARP has none: its packets got through when TCP
-    /// connected, and a peer that is busy is waited for as long as the handshake may take.
-    async fn first_message(
+    /// The probe. An end that goes on sends nothing over the bootstrap before it has its message: what
+    /// comes there says that the other end has given up. iWARP has no limit: its packets got through
+    /// when TCP connected.
+    async fn first_message<E: Exchange>(
         &self,
+        exchange: &mut E,
         queue_pair: &mut IbvQueuePair,
         choice: &Choice,
         first: bool,
     ) -> Result<(), UpgradeError> {
-        if choice.candidate.endpoint.network == Network::Iwarp {
-            return probe(queue_pair, first).await;
-        }
-        let limit = self.config.retries_bound();
-        let probed = tokio::time::timeout(limit, probe(queue_pair, first)).await;
-        probed.unwrap_or_else(|_| {
-            let advice = match choice.candidate.endpoint.network {
-                Network::RoceV2 => NO_PACKET_ADVICE,
+        let network = choice.candidate.endpoint.network;
+        let expected = Expected {
+            limit: (network != Network::Iwarp).then(|| self.config.retries_bound()),
+            advice: match network {
+                Network::RoceV2 => {
+                    "is UDP port 4791 open between them, and the GID of the right network?"
+                }
                 _ => "do the networks of both devices meet?",
-            };
-            let what =
-                format!("the first message over RDMA was not answered in {limit:?}: {advice}");
-            Err(what.into())
-        })
+            },
+        };
+        let gave_up = async {
+            match receive(exchange).await {
+                Ok(message) => out_of_step("the first message over RDMA", &message),
+                Err(why) => why,
+            }
+        };
+        probe(queue_pair, first, expected, gave_up).await
     }
 
     /// A queue pair that can be written to as soon as it is connected.

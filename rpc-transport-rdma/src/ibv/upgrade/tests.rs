@@ -1,5 +1,10 @@
 //! The messages of the upgrade, byte by byte, and the probe on the simulated device.
 
+use std::future::{pending, ready};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
 use super::super::address::Gid;
 use super::*;
 use crate::protocol_text::vector;
@@ -100,6 +105,9 @@ fn queue_pair_messages_are_checked() {
     }
 }
 
+const EXPECTED: Expected = Expected { limit: None, advice: "is it plugged in?" };
+const LIMITED: Expected = Expected { limit: Some(Duration::from_secs(7)), ..EXPECTED };
+
 /// The fabric moves, between turns of the others.
 async fn steps(fabric: &Fabric) -> std::convert::Infallible {
     loop {
@@ -118,13 +126,69 @@ async fn the_probe_goes_both_ways_on_every_kind_of_device() {
             let (mut one, mut two) = (one.queue_pair, two.queue_pair);
             one.post_receives(1).unwrap();
             two.post_receives(1).unwrap();
-            let both = async { tokio::join!(probe(&mut one, true), probe(&mut two, false)) };
+            let both = async {
+                tokio::join!(
+                    probe(&mut one, true, EXPECTED, pending()),
+                    probe(&mut two, false, EXPECTED, pending())
+                )
+            };
             tokio::select! {
                 results = both => assert_eq!(results, (Ok(()), Ok(())), "seed {seed}"),
                 never = steps(&fabric) => match never {},
             }
         }
     }
+}
+
+/// Two ends that can connect, and the fabric between them.
+fn two_ends(seed: u64) -> (Fabric, impl QueuePair, impl QueuePair) {
+    let fabric = Fabric::new(seed);
+    let (one, two) = fabric.pair(SimConfig::default(), SimConfig::default());
+    let (mut one, mut two) = (one.queue_pair, two.queue_pair);
+    one.post_receives(1).unwrap();
+    two.post_receives(1).unwrap();
+    (fabric, one, two)
+}
+
+/// The fabric moves once a millisecond of the test's own time.
+async fn moves(fabric: &Fabric) -> std::convert::Infallible {
+    loop {
+        fabric.step();
+        sleep(Duration::from_millis(1)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_end_that_has_other_work_is_waited_for() {
+    for first_is_late in [true, false] {
+        let (fabric, mut one, mut two) = two_ends(1);
+        let late = |is_late: bool| sleep(Duration::from_secs(if is_late { 60 } else { 0 }));
+        let first = async {
+            late(first_is_late).await;
+            probe(&mut one, true, LIMITED, pending()).await
+        };
+        let second = async {
+            late(!first_is_late).await;
+            probe(&mut two, false, LIMITED, pending()).await
+        };
+        tokio::select! {
+            results = async { tokio::join!(first, second) } => assert_eq!(results, (Ok(()), Ok(()))),
+            never = moves(&fabric) => match never {},
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_network_that_carries_nothing_is_found_out_by_who_sends() {
+    // Nothing moves.
+    let (_fabric, mut one, mut two) = two_ends(1);
+    let begin = Instant::now();
+    let why = probe(&mut one, true, LIMITED, pending()).await.unwrap_err();
+    assert!((7000..7010).contains(&begin.elapsed().as_millis()), "{:?}", begin.elapsed());
+    assert!(why.to_string().contains("did not arrive in 7s: is it plugged in?"), "{why}");
+    let gave_up = ready("one.example fell back to tcp".to_owned());
+    let why = probe(&mut two, false, LIMITED, gave_up).await.unwrap_err();
+    assert_eq!(why.to_string(), "one.example fell back to tcp");
 }
 
 /// What Soft-iWARP does now and then, and a server that gives up.
@@ -139,7 +203,7 @@ async fn a_queue_pair_that_is_given_up_before_the_probe_is_worth_another_attempt
         two.fail();
         one.fail();
         tokio::select! {
-            result = probe(&mut two, false) => {
+            result = probe(&mut two, false, EXPECTED, pending()) => {
                 let error = result.unwrap_err();
                 assert!(error.was_flushed(), "{error}");
                 assert!(error.to_string().contains("Flushed"), "{error}");
