@@ -384,3 +384,37 @@ async fn one_fate(client: &Client, seed: u32) {
         }
     }
 }
+
+/// Each message would have to wake the caller else, who may be on another thread than their source, and need
+/// not even be polled.
+#[tokio::test]
+async fn a_stream_that_waits_for_its_source_is_sent_by_a_task_of_its_own() {
+    let world = world(MemoryConfig::default(), event_mode());
+    let source = |mut given: tokio::sync::mpsc::Receiver<Ping>| {
+        Request::new(futures_util::stream::poll_fn(move |cx| given.poll_recv(cx)))
+    };
+    let begun = |given| {
+        let client = world.client.clone();
+        let mut call = Box::pin(async move {
+            client.client_streaming::<_, Ping, _>(&METHODS[2], source(given)).await
+        });
+        assert!(call.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        call
+    };
+    let (give, given) = tokio::sync::mpsc::channel(1);
+    let call = begun(given);
+    for number in 0..100 {
+        let sent = tokio::time::timeout(Duration::from_secs(5), give.send(ping("", number)));
+        sent.await.expect("nobody takes it").unwrap();
+    }
+    drop(give);
+    assert_eq!(call.await.unwrap().get_ref().number, 100);
+
+    // A caller that gives the call up gives up its messages.
+    let (give, given) = tokio::sync::mpsc::channel(1);
+    let call = begun(given);
+    give.send(ping("", 1)).await.unwrap();
+    drop(call);
+    tokio::time::timeout(Duration::from_secs(5), give.closed()).await.expect("still wanted");
+    settles(&world).await;
+}

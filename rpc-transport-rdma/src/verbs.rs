@@ -365,6 +365,12 @@ pub trait QueuePair: Send + 'static {
     /// `Pending` with the waker kept otherwise.
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), VerbError>>;
 
+    /// After [`QueuePair::poll_event`] has woken its caller: whether whoever did that was on the CPU that
+    /// runs this, if the device knows. A hint, for whether to give the CPU up soon.
+    fn was_woken_here(&mut self) -> bool {
+        false
+    }
+
     /// Why the queue pair has failed, where the device knows more than the completions say.
     fn failure(&mut self) -> Option<VerbError> {
         None

@@ -269,6 +269,19 @@ impl Socket {
         (&*raw).read(buf)
     }
 
+    /// Whether the last packet was sent on the CPU that runs this: known of TCP within a host, whose
+    /// packets arrive where they are sent (SO_INCOMING_CPU, socket(7)).
+    pub fn was_sent_here(&self) -> bool {
+        #[cfg(target_os = "linux")]
+        if let Socket::Tcp(stream) = self
+            && is_within_host(stream)
+        {
+            let arrived_on = SockRef::from(stream).cpu_affinity();
+            return arrived_on.is_ok_and(|cpu| cpu == rustix::thread::sched_getcpu());
+        }
+        false
+    }
+
     /// Reads into the spare room of `buf`.
     ///
     /// # Errors
@@ -503,5 +516,38 @@ mod tests {
         drop(b);
         std::future::poll_fn(|cx| a.poll_read_ready(cx)).await.unwrap();
         assert_eq!(a.try_read(&mut buf).unwrap(), 0);
+    }
+
+    /// Whoever polls where its peer waits to run keeps it from running.
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn a_socket_knows_whether_what_came_was_sent_on_this_cpu() {
+        use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (a, accepted) =
+            tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+        let a = Socket::from_tcp(a.unwrap(), &SocketOptions::default()).unwrap();
+        let b = Socket::from_tcp(accepted.unwrap().0, &SocketOptions::default()).unwrap();
+        let allowed = sched_getaffinity(None).unwrap();
+        let go_to = |cpu| {
+            let mut only = CpuSet::new();
+            only.set(cpu);
+            sched_setaffinity(None, &only).unwrap();
+        };
+        let cpus: Vec<_> =
+            (0..CpuSet::MAX_CPU).filter(|cpu| allowed.is_set(*cpu)).take(2).collect();
+        for sends in &cpus {
+            go_to(*sends);
+            a.try_write(&[1]).unwrap();
+            std::future::poll_fn(|cx| b.poll_read_ready(cx)).await.unwrap();
+            b.try_read(&mut [0; 8]).unwrap();
+            for reads in &cpus {
+                go_to(*reads);
+                assert_eq!(b.was_sent_here(), reads == sends, "from CPU {sends} to {reads}");
+            }
+        }
+        sched_setaffinity(None, &allowed).unwrap();
+        let (c, _d) = UnixStream::pair().unwrap();
+        assert!(!Socket::from_unix(c, &SocketOptions::default()).unwrap().was_sent_here());
     }
 }

@@ -1,12 +1,12 @@
 //! What generated clients are made of: the four kinds of call.
 
 use std::future::{Future, poll_fn};
-use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 
 use futures_core::Stream;
 use prost::Message;
+use tokio::runtime::Handle;
 
 use super::call::{Call, Deadline, Opening, expired, may_retry, response};
 use super::channel::Channel;
@@ -117,7 +117,8 @@ impl Client {
     }
 
     /// Many messages to the server, one back. The messages are sent while the returned future is
-    /// polled.
+    /// polled, until one is not ready at once, and then by a task of their own: whoever makes it may be
+    /// on another thread than the caller, whom each message would have to wake.
     ///
     /// # Errors
     /// See [`Client`].
@@ -127,18 +128,26 @@ impl Client {
         request: Request<S>,
     ) -> Result<Response<Res>, Status>
     where
-        Req: Message,
+        Req: Message + 'static,
         Res: Message + Default,
         S: Stream<Item = Req> + Send + 'static,
     {
         let mut call = self.open_streaming(method, &request).await?;
         let (conn, cell) = (Arc::clone(call.conn()), Arc::clone(call.cell()));
-        let mut sending = pin!(pump(conn, cell, request.into_inner(), self.limits.encode_bytes));
-        let mut sent = false;
+        let (messages, limit) = (request.into_inner(), self.limits.encode_bytes);
+        let pump = pump(Arc::clone(&conn), Arc::clone(&cell), messages, limit);
+        let mut unsent = Some(Box::pin(pump));
         poll_fn(|cx| {
-            if !sent && let Poll::Ready(result) = sending.as_mut().poll(cx) {
-                sent = true;
-                result?;
+            if let Some(mut pump) = unsent.take() {
+                match pump.as_mut().poll(cx) {
+                    Poll::Ready(sent) => sent?,
+                    Poll::Pending => match Handle::try_current() {
+                        Ok(runtime) => {
+                            runtime.spawn(Sending::new(&conn, &cell).run_to_end(pump));
+                        }
+                        Err(_) => unsent = Some(pump),
+                    },
+                }
             }
             call.poll_response(cx, method.path)
         })
@@ -157,21 +166,15 @@ impl Client {
         request: Request<S>,
     ) -> Result<Response<Streaming<Res>>, Status>
     where
-        Req: Message,
+        Req: Message + 'static,
         Res: Message + Default,
         S: Stream<Item = Req> + Send + 'static,
     {
         let call = self.open_streaming(method, &request).await?;
         let (conn, cell) = (Arc::clone(call.conn()), Arc::clone(call.cell()));
         let (messages, limit) = (request.into_inner(), self.limits.encode_bytes);
-        tokio::spawn(async move {
-            let mut sending = Sending { conn, cell, over: false };
-            let pump = pump(Arc::clone(&sending.conn), Arc::clone(&sending.cell), messages, limit);
-            match pump.await {
-                Ok(()) => sending.over = true,
-                Err(status) => sending.fail(status),
-            }
-        });
+        let sending = Sending::new(&conn, &cell);
+        tokio::spawn(sending.run_to_end(pump(conn, cell, messages, limit)));
         let (headers, messages) = call.streaming(method.path).await?;
         Ok(response(headers, messages))
     }
@@ -225,7 +228,7 @@ impl Client {
     }
 }
 
-/// The sending half of a call with messages both ways. A stream of messages that panics, or a
+/// The sending half of a call, in a task of its own. A stream of messages that panics, or a
 /// runtime that drops the task, must not leave the server waiting for the rest.
 struct Sending {
     conn: Arc<dyn Conn>,
@@ -234,6 +237,17 @@ struct Sending {
 }
 
 impl Sending {
+    fn new(conn: &Arc<dyn Conn>, cell: &Arc<Cell>) -> Sending {
+        Sending { conn: Arc::clone(conn), cell: Arc::clone(cell), over: false }
+    }
+
+    async fn run_to_end(mut self, pump: impl Future<Output = Result<(), Status>>) {
+        match pump.await {
+            Ok(()) => self.over = true,
+            Err(status) => self.fail(status),
+        }
+    }
+
     fn fail(&mut self, status: Status) {
         self.over = true;
         self.cell.put_end(End::Failed(status));

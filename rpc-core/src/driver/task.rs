@@ -50,6 +50,11 @@ const PULL_PATIENCE: u32 = 8;
 const SPARSE_SPINS: u32 = 4;
 const SPARSE_WAKES: u32 = 3;
 
+/// After so many times that whoever woke a server was on its CPU, and had to wait for it until the server slept again,
+/// it sleeps as soon as it has answered. Now and then it tries again whether they have a CPU each by now.
+const WAKES_HERE: u32 = 2;
+const MOST_WAKES_HERE: u32 = 64;
+
 /// A connection's open calls count as waiting for this long after the last of them was opened, or
 /// after the last news.
 const LIVELY: Duration = Duration::from_millis(1);
@@ -102,6 +107,8 @@ pub(crate) struct Driver<L: Link, A> {
     slept_at: Option<Instant>,
     /// How often in a row it has slept for long and was woken by news.
     sparse_wakes: u32,
+    /// How often in a row its peer was on the same CPU when it woke this, and sent no more while this polled.
+    wakes_here: u32,
     /// Tasks of this runtime, with which calls go on, are not done: handlers, and on a client those that make
     /// the messages of its calls.
     has_tasks: bool,
@@ -172,6 +179,7 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
             pulls_wait: false,
             slept_at: None,
             sparse_wakes: 0,
+            wakes_here: 0,
             has_tasks: false,
             quiet_passes: 0,
             eager_passes: MAX_EAGER_PASSES,
@@ -181,11 +189,12 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
     /// One pass and the handlers of what it brought. `None`: someone else owns the connection.
     fn turn(&mut self, driver: &Waker) -> Option<Turn> {
         let (stale, told) = (self.now_is_stale, self.told.take());
+        let slept = self.slept_at.is_some() && !self.undated_news;
         let Driver { client, connection, arrivals, batch, set, quiet_passes, pulls_wait, .. } =
             self;
         let waits = *quiet_passes > 0 && set.as_ref().is_some_and(PollSet::is_alone);
         let (mut open_calls, mut asked, mut sending) = (0, false, false);
-        let mut fresh = None;
+        let (mut fresh, mut woken_here) = (None, None);
         let mut turn = connection.with_owner(|owner| {
             owner.asleep = false;
             owner.napper = None;
@@ -197,6 +206,9 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
                 owner.wait_for_news(|| connection.has_jobs());
             }
             let busy = owner.pass(&mut |method, path| arrivals.bind(method, path));
+            if busy && slept {
+                woken_here = owner.link.as_mut().map(|link| link.was_woken_here());
+            }
             let delivered = std::mem::take(&mut owner.delivered) || *client;
             if !owner.calls.batch.arrivals.is_empty() {
                 std::mem::swap(batch, &mut owner.calls.batch);
@@ -236,6 +248,7 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
         }
         if matches!(turn, Turn::News | Turn::Delivered(_)) {
             self.undated_news = true;
+            self.note_wake(woken_here);
             if (1..=self.eager_passes).contains(&self.quiet_passes) {
                 self.eager_passes = (self.eager_passes * 2).min(MAX_EAGER_PASSES);
             }
@@ -250,14 +263,29 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
             self.date_news();
         }
         if self.client {
-            if asked || self.last_call < self.last_news {
-                self.last_call = self.now;
-            }
-            // Streams that only listen for what seldom comes do not count.
-            let lively = self.now.duration_since(self.last_call) < LIVELY;
-            self.connection.count_calls(if lively { open_calls } else { 0 });
+            self.count_calls(open_calls, asked);
         }
         Some(turn)
+    }
+
+    /// How many calls wait for what may come soon; `asked`: some were made just now.
+    fn count_calls(&mut self, open_calls: usize, asked: bool) {
+        if asked || self.last_call < self.last_news {
+            self.last_call = self.now;
+        }
+        // Streams that only listen for what seldom comes do not count.
+        let lively = self.now.duration_since(self.last_call) < LIVELY;
+        self.connection.count_calls(if lively { open_calls } else { 0 });
+    }
+
+    /// There is news. `here`: whether the peer was on this CPU, if it woke this.
+    fn note_wake(&mut self, here: Option<bool>) {
+        self.wakes_here = match here {
+            Some(true) => self.wakes_here % MOST_WAKES_HERE + 1,
+            None if self.quiet_passes == 0 => self.wakes_here,
+            // It is on another; or it sent while this polled, and so is by now.
+            Some(false) | None => 0,
+        };
     }
 
     /// There was news at a time that nobody has looked at yet.
@@ -291,10 +319,11 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
             .is_some_and(|set| set.awake() > set.crowd().threads.min(MOST_BY_THEMSELVES))
     }
 
-    /// Whether to poll on is likely to be in vain: what will come comes much later, and none of the calls that
-    /// have come is still open.
-    fn is_called_seldom(&self) -> bool {
-        !self.client && self.sparse_wakes >= SPARSE_WAKES && !self.has_tasks && !self.pulls_wait
+    /// Whether to poll on is likely to be in vain: what will come comes much later, or not before its sender has
+    /// the CPU, and none of the calls that have come is still open.
+    fn polls_in_vain(&self) -> bool {
+        let in_vain = self.sparse_wakes >= SPARSE_WAKES || self.wakes_here >= WAKES_HERE;
+        !self.client && in_vain && !self.has_tasks && !self.pulls_wait
     }
 
     /// What to do after a pass without news.
@@ -307,7 +336,7 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
             let patience = progress.spin * if self.pulls_wait { PULL_PATIENCE } else { 1 };
             let looks = match progress.mode {
                 ProgressMode::Busy => true,
-                _ if self.is_called_seldom() => false,
+                _ if self.polls_in_vain() => false,
                 _ => self.undated_news || self.now.duration_since(self.last_news) < patience,
             };
             return if looks { Quiet::LookAgain } else { Quiet::Sleep };

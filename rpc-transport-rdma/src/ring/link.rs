@@ -499,6 +499,10 @@ impl<Q: QueuePair> Link for RingLink<Q> {
         self.wait_ready(cx, None)
     }
 
+    fn was_woken_here(&mut self) -> bool {
+        self.queue_pair.was_woken_here()
+    }
+
     fn poll_ready_in(
         &mut self,
         cx: &mut Context<'_>,

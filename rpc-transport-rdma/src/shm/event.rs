@@ -27,6 +27,8 @@ pub(super) struct Reactor {
     socket: AsyncFd<Arc<OwnedFd>>,
     socket_waker: StandingWaker,
     timer: Option<Pin<Box<Sleep>>>,
+    /// What the last wake-up said of where it came from.
+    rung_by: Option<u64>,
 }
 
 impl Reactor {
@@ -50,6 +52,7 @@ impl Reactor {
             socket: register(socket)?,
             socket_waker: StandingWaker::default(),
             timer: None,
+            rung_by: None,
         })
     }
 
@@ -64,7 +67,8 @@ impl Reactor {
             // One read takes every wake-up that came; a later one is a new edge.
             let rung = notify::drain(&**ready.get_inner());
             ready.clear_ready();
-            if rung {
+            if rung.is_some() {
+                self.rung_by = rung;
                 return Poll::Ready(Ok(()));
             }
         }
@@ -126,6 +130,12 @@ impl ShmQueuePair {
         let polled = self.sleep(&mut reactor, cx);
         self.reactor = Some(reactor);
         polled
+    }
+
+    /// [`crate::verbs::QueuePair::was_woken_here`].
+    pub(super) fn was_rung_here(&mut self) -> bool {
+        let rung_by = self.reactor.as_mut().and_then(|reactor| reactor.rung_by.take());
+        rung_by == Some(notify::this_cpu())
     }
 
     /// To be put back. The file descriptors are registered at the first wait.

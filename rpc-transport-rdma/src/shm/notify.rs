@@ -73,7 +73,7 @@ pub(super) fn ring(armed: &AtomicU64, event: &OwnedFd, mask: u64) {
     }
     // Whoever takes the word wakes, whatever it holds by now: waking once too often is harmless.
     if armed.swap(0, Ordering::Relaxed) != 0 {
-        match rustix::io::write(event, &1_u64.to_ne_bytes()) {
+        match rustix::io::write(event, &this_cpu().to_ne_bytes()) {
             // EAGAIN: the counter is full, so the eventfd is readable already.
             Ok(_) | Err(Errno::AGAIN) => {}
             Err(errno) => tracing::warn!(%errno, "shm: the peer's eventfd cannot be written"),
@@ -81,9 +81,16 @@ pub(super) fn ring(armed: &AtomicU64, event: &OwnedFd, mask: u64) {
     }
 }
 
-/// Takes all wake-ups; whether there were any.
-pub(super) fn drain(event: impl AsFd) -> bool {
-    rustix::io::read(event, &mut [0_u8; 8]).is_ok()
+/// Takes all wake-ups, if there were any: the sum of what those who rang wrote, which is the CPU of the
+/// one who did, as a rule.
+pub(super) fn drain(event: impl AsFd) -> Option<u64> {
+    let mut rung = [0_u8; 8];
+    rustix::io::read(event, &mut rung).ok().map(|_| u64::from_ne_bytes(rung))
+}
+
+/// The number of the CPU that runs this, and one more: an eventfd counts nothing else.
+pub(super) fn this_cpu() -> u64 {
+    rustix::thread::sched_getcpu() as u64 + 1
 }
 
 #[cfg(test)]
@@ -95,18 +102,34 @@ mod tests {
         let event = new_event().unwrap();
         let armed = AtomicU64::new(0);
         ring(&armed, &event, WAKE_COMPLETIONS);
-        assert!(!drain(&event));
+        assert_eq!(drain(&event), None);
         arm(&armed, WAKE_COMPLETIONS);
         ring(&armed, &event, WAKE_RECEIVES);
-        assert!(!drain(&event));
+        assert_eq!(drain(&event), None);
         ring(&armed, &event, WAKE_COMPLETIONS);
         ring(&armed, &event, WAKE_COMPLETIONS);
-        assert!(drain(&event));
-        assert!(!drain(&event), "the second ring found it awake");
+        assert!(drain(&event).is_some());
+        assert_eq!(drain(&event), None, "the second ring found it awake");
         arm(&armed, WAKE_COMPLETIONS | WAKE_RECEIVES);
         disarm(&armed);
         ring(&armed, &event, WAKE_RECEIVES);
-        assert!(!drain(&event));
+        assert_eq!(drain(&event), None);
+    }
+
+    #[test]
+    fn whoever_rings_says_on_which_cpu() {
+        use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+        let allowed = sched_getaffinity(None).unwrap();
+        for cpu in (0..CpuSet::MAX_CPU).filter(|cpu| allowed.is_set(*cpu)).take(2) {
+            let mut only = CpuSet::new();
+            only.set(cpu);
+            sched_setaffinity(None, &only).unwrap();
+            let event = new_event().unwrap();
+            ring(&AtomicU64::new(WAKE_COMPLETIONS), &event, WAKE_COMPLETIONS);
+            assert_eq!(this_cpu(), cpu as u64 + 1);
+            assert_eq!(drain(&event), Some(this_cpu()));
+        }
+        sched_setaffinity(None, &allowed).unwrap();
     }
 
     #[test]
@@ -115,7 +138,7 @@ mod tests {
         rustix::io::write(&event, &(u64::MAX - 1).to_ne_bytes()).unwrap();
         let armed = AtomicU64::new(WAKE_COMPLETIONS);
         ring(&armed, &event, WAKE_COMPLETIONS);
-        assert!(drain(&event));
+        assert!(drain(&event).is_some());
     }
 
     #[test]
@@ -160,7 +183,7 @@ mod tests {
                 arm(&armed.0, WAKE_COMPLETIONS);
                 let seen = published.0.load(Ordering::Acquire) == 1;
                 meet(&turn, round * 4 + 4);
-                let woken = drain(&event);
+                let woken = drain(&event).is_some();
                 missed += u32::from(!seen && !woken);
                 published.0.store(0, Ordering::Relaxed);
                 armed.0.store(0, Ordering::Relaxed);

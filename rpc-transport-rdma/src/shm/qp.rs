@@ -369,6 +369,10 @@ impl QueuePair for ShmQueuePair {
     }
 
     #[inline]
+    fn was_woken_here(&mut self) -> bool {
+        self.was_rung_here()
+    }
+
     fn may_have_completions(&self) -> bool {
         self.consumer.is_ready(self.own.entries())
             || self.blocked.is_some()

@@ -311,6 +311,10 @@ impl Link for TcpLink {
         false
     }
 
+    fn was_woken_here(&mut self) -> bool {
+        self.socket.as_ref().is_some_and(Socket::was_sent_here)
+    }
+
     fn fetch(&mut self) -> bool {
         match &self.socket {
             // When the socket takes more, the runtime says.

@@ -67,6 +67,33 @@ async fn a_server_that_is_called_seldom_sleeps_as_soon_as_it_has_answered() {
     }
 }
 
+/// A peer on the CPU that a server polls on has to wait until it sleeps.
+#[tokio::test]
+async fn a_server_that_is_woken_from_its_own_cpu_sleeps_as_soon_as_it_has_answered() {
+    let (link, _far) = pair(MemoryConfig::default());
+    let progress = Progress::default();
+    let (role, config) = (Role::Server, SessionConfig::default());
+    let connection = Arc::new(Connection::new(role, config, progress, link, now()));
+    let mut driver = Driver::new(connection, Nothing);
+    driver.count_awake(true);
+    let mut quiet_after = |here, quiet_passes| {
+        driver.quiet_passes = quiet_passes;
+        driver.note_wake(here);
+        driver.undated_news = true;
+        driver.after_quiet()
+    };
+    for news_from_elsewhere in [Some(false), None] {
+        for wakes in 1..=MOST_WAKES_HERE {
+            let then = if wakes < WAKES_HERE { Quiet::LookAgain } else { Quiet::Sleep };
+            assert_eq!(quiet_after(Some(true), 0), then, "wake {wakes}");
+            assert_eq!(quiet_after(None, 0), then, "more of the same");
+        }
+        assert_eq!(quiet_after(Some(true), 0), Quiet::LookAgain, "it tries again");
+        assert_eq!(quiet_after(Some(true), 0), Quiet::Sleep);
+        assert_eq!(quiet_after(news_from_elsewhere, 3), Quiet::LookAgain);
+    }
+}
+
 /// Gives nothing an answer; whether the handlers of what arrives go on.
 struct Handlers(bool);
 
