@@ -10,14 +10,16 @@ mod wiring;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 use bytes::Bytes;
-use rdma_rpc::{Channel, Server};
-use rpc_bench_load::{Echo, MAX_MESSAGE_BYTES, Options};
+use rdma_rpc::{Channel, Request, Server};
+use rpc_bench_load::{BoxStream, EXTRAS, Echo, MAX_MESSAGE_BYTES, Options, StreamExt, in_order};
 use rpc_benches::Service;
 use rpc_benches::proto::echo_client::EchoClient;
 use rpc_benches::proto::echo_server::EchoServer;
 use rpc_benches::proto::{EchoMsg, StreamReq};
+use tokio::sync::mpsc;
 
 #[derive(Clone)]
 struct Ours(EchoClient);
@@ -36,6 +38,38 @@ impl Echo for Ours {
             count.fetch_add(1, Relaxed);
         }
         Ok(())
+    }
+
+    async fn echo_with_extras(&self, data: Bytes, deadline: Duration) -> Result<(), String> {
+        let mut request = Request::new(EchoMsg { data });
+        request.set_timeout(deadline);
+        for (key, value) in EXTRAS {
+            let value = value.parse().map_err(|_| format!("{key} cannot be sent"))?;
+            request.metadata_mut().insert(key, value);
+        }
+        self.0.unary(request).await.map(drop).map_err(|status| status.to_string())
+    }
+
+    async fn echo_spawned(&self, data: Bytes) -> Result<(), String> {
+        self.0.spawned(EchoMsg { data }).await.map(drop).map_err(|status| status.to_string())
+    }
+
+    async fn upload(&self, messages: mpsc::Receiver<Bytes>) -> Result<u64, String> {
+        let reply = self.0.upload(in_order(messages).map(|data| EchoMsg { data })).await;
+        Ok(reply.map_err(|status| status.to_string())?.into_inner().messages)
+    }
+
+    async fn chat(
+        &self,
+        messages: mpsc::Receiver<Bytes>,
+    ) -> Result<BoxStream<'static, Result<Bytes, String>>, String> {
+        let reply = self
+            .0
+            .chat(in_order(messages).map(|data| EchoMsg { data }))
+            .await
+            .map_err(|status| status.to_string())?;
+        let answers = reply.into_inner();
+        Ok(answers.map(|answer| answer.map(|it| it.data).map_err(|s| s.to_string())).boxed())
     }
 }
 

@@ -26,6 +26,18 @@ FROM_MAIN = [
     System("tonic-main", "tonic, tcp", "tonic-peer", "tcp", "main"),
     System("tarpc-main", "tarpc, tcp", "tarpc-peer", "tcp", "main"),
 ]
+# Two workers at each end, and calls from tasks.
+WORKERS = [
+    System("shm-mt", "shm, adaptive", "echo", "shm", "mt"),
+    System("tcp-mt", "tcp, adaptive", "echo", "tcp", "mt"),
+    System("tonic-mt", "tonic, tcp", "tonic-peer", "tcp", "mt"),
+]
+# Where programs run.
+SCENE_SYSTEMS = {
+    "one thread": [system for system in SYSTEMS if system.key in ("shm-adaptive", "tcp", "tonic-tcp")],
+    "from `main`": [system for system in FROM_MAIN if system.program != "tarpc-peer"],
+    "two workers": WORKERS,
+}
 # Settings that suit long messages, and only they are measured with them.
 WIDE = System("tonic-tcp-wide", "tonic, tcp, wide windows", "tonic-peer", "tcp-wide", "st")
 RAW_TCP = System("raw-tcp", "raw tcp (tokio)", "raw", "tcp", "st")
@@ -38,6 +50,21 @@ PAYLOADS = [0, 32, 256, KIB, 4 * KIB, 16 * KIB, 32 * KIB, 64 * KIB, 128 * KIB, 2
 FAIR = [(1, 2), (1, 8), (8, 8), (64, 64), (1000, 64)]
 # Calls awaited together.
 JOINED = [1, 2, 8, 64]
+# What programs do around calls, by its `--mode`: connections, how many of it at a time, and what it is.
+SCENES = {
+    "deadline": (1, 1, "a call with a deadline and three entries of metadata"),
+    "timeout": (1, 1, "a call in `tokio::time::timeout`"),
+    "spawning-handler": (1, 1, "a call whose handler spawns a task and awaits it"),
+    "fan-out": (8, 1, "a call on each of 8 connections, joined"),
+    "hedged": (2, 1, "the same call on 2 connections, the slower one dropped"),
+    "spawned": (1, 64, "64 calls, each in a task that is spawned for it"),
+    "actor": (1, 1, "a call by a task that is asked through a channel"),
+    "subscribed": (1, 1, "a call beside a stream on which nothing comes"),
+    "paced": (1, 1, "a call each 200 us"),
+    "chat": (1, 1, "a message there and back on a bidirectional stream that a channel feeds"),
+    "chats": (1, 64, "64 of these, joined"),
+    "upload": (1, 1, "a client's stream of 1,000 messages that another task makes"),
+}
 STREAMED = [32, 256, KIB, 4 * KIB, 64 * KIB]
 
 
@@ -60,6 +87,11 @@ def thr(conns, outstanding):
 
 def stream(payload):
     return Case(f"stream-{size(payload)}", "stream", payload, 1, 1)
+
+
+def scene(mode):
+    conns, outstanding, _ = SCENES[mode]
+    return Case(mode, mode, 32, conns, outstanding)
 
 
 BW = Case("bw-1m", "unary", MIB, 1, 4)
@@ -89,6 +121,8 @@ def jobs():
             pairs.append((system, case))
     pairs += [(WIDE, case) for case in (lat(MIB), BW, stream(32))]
     pairs += [(system, thr(1, calls)) for system in FROM_MAIN for calls in JOINED]
+    pairs += [(system, scene(mode)) for mode in SCENES
+              for runtime in SCENE_SYSTEMS.values() for system in runtime]
     pairs += [(RAW_TCP, lat(payload)) for payload in PAYLOADS if payload]
     pairs += [
         (System("raw-tcp-blocking", "raw tcp, blocking", "raw", "tcp-blocking", "st"), lat(MIB)),

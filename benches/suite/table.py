@@ -1,6 +1,6 @@
 """Tables in Markdown: every system's figures, and ours beside others'."""
 
-from cases import FAIR, FROM_MAIN, JOINED, SYSTEMS, WIDE, jobs, thr
+from cases import FAIR, FROM_MAIN, JOINED, SCENE_SYSTEMS, SCENES, SYSTEMS, WIDE, jobs, scene, thr
 
 MARKS = ("<!-- figures: begin -->", "<!-- figures: end -->")
 
@@ -34,7 +34,7 @@ def cores(value):
 FIGURES = {
     "p50": ("p50_us", micros, True), "ops": ("ops_per_s", rate, False),
     "cpu": ("cpu_us", micros, True), "gb": ("gb_per_s", gigabytes, False),
-    "idle": ("cpu_cores", cores, True), "tail": ("p99_us", micros, True),
+    "idle": ("cpu_cores", cores, True), "tail": ("p99_us", micros, True), "both": ("p50_us", micros, True),
 }
 TABLES = [
     ("One call at a time: median latency, and CPU of both ends per call",
@@ -53,6 +53,10 @@ TABLES = [
 ]
 JOINED_TABLE = ("32-byte calls awaited together by `#[tokio::main]`, two workers: calls a second, one connection",
                 [(f"{calls} at a time", thr(1, calls).name, "ops") for calls in JOINED])
+
+SCENES_TITLE = ("What programs do around calls of 32 B: the median of each, and the 99th of a hundred. One thread at "
+                "each end; a client's main function beside two workers, and a server of one thread; two workers at "
+                "each end")
 
 UCX_SHM = "ucx-posix"
 # Ours, theirs, case, figure; `None` for theirs' case: the same.
@@ -111,6 +115,8 @@ def written(results, system, case, kind):
     text = write(value)
     if kind == "tail":
         text += f" = {three(value / results.get(system, case, 'p50_us'))} x"
+    if kind == "both":
+        text += ", " + micros(results.get(system, case, "p99_us"))
     return text + (" *" if results.noisy(system, case) else "")
 
 
@@ -126,6 +132,18 @@ def ratio(results, ours, theirs, case, kind, their_case):
             text[theirs], written(results, theirs, their_case or case, kind),
             f"{three(times) if times >= 0.995 else '1/' + three(1 / times)}",
             "better" if (times < 1) == less_is_better else "worse"]
+
+
+def scenes(results):
+    """A line for each scene, with all systems of all runtimes; nothing where none was measured."""
+    columns = [(runtime, system) for runtime, systems in SCENE_SYSTEMS.items() for system in systems]
+    lines = []
+    for mode, (_, _, text) in SCENES.items():
+        cells = [written(results, system.key, scene(mode).name, "both") for _, system in columns]
+        if any(cells):
+            lines.append([text] + cells)
+    heads = [f"{runtime}: {system.text.split(',')[0]}" for runtime, system in columns]
+    return [grid(SCENES_TITLE, heads, lines)] if lines else []
 
 
 def machine(results):
@@ -156,6 +174,7 @@ def tables(results):
                 lines.append([system.text] + cells)
         if lines:
             parts.append(grid(title, [head for head, _, _ in columns], lines))
+    parts += scenes(results)
     lines = [line for line in (ratio(results, *pair) for pair in BESIDE) if line]
     if lines:
         parts.append(grid("Ours beside others and beside what the machine can do",

@@ -8,6 +8,7 @@
 mod cpu;
 mod options;
 mod report;
+mod scenes;
 mod unary;
 mod unattended;
 
@@ -15,8 +16,12 @@ use std::future::Future;
 use std::io::{Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::Stream;
+pub use futures_util::stream::{BoxStream, StreamExt};
+use tokio::sync::mpsc;
 
 use options::MAIN;
 pub use options::{Options, Role};
@@ -44,7 +49,54 @@ pub trait Echo: Clone + Send + Sync + 'static {
         let _ = (size, count);
         async { Err("streams are not offered".into()) }
     }
+
+    /// The same as [`Echo::echo`], with a deadline and three entries of metadata.
+    fn echo_with_extras(
+        &self,
+        data: Bytes,
+        deadline: Duration,
+    ) -> impl Future<Output = Result<(), String>> + Send {
+        let _ = (data, deadline);
+        async { Err("metadata is not offered".into()) }
+    }
+
+    /// The same as [`Echo::echo`], by a handler that spawns a task and awaits it.
+    fn echo_spawned(&self, data: Bytes) -> impl Future<Output = Result<(), String>> + Send {
+        let _ = data;
+        async { Err("this handler is not offered".into()) }
+    }
+
+    /// Sends what comes out of a channel and gives how much of it has arrived.
+    fn upload(
+        &self,
+        messages: mpsc::Receiver<Bytes>,
+    ) -> impl Future<Output = Result<u64, String>> + Send {
+        drop(messages);
+        async { Err("streams are not offered".into()) }
+    }
+
+    /// Sends what comes out of a channel and gives each message as it comes back.
+    fn chat(
+        &self,
+        messages: mpsc::Receiver<Bytes>,
+    ) -> impl Future<Output = Result<BoxStream<'static, Result<Bytes, String>>, String>> + Send
+    {
+        drop(messages);
+        async { Err("streams are not offered".into()) }
+    }
 }
+
+/// What comes out of a channel, as a stream.
+pub fn in_order(mut messages: mpsc::Receiver<Bytes>) -> impl Stream<Item = Bytes> + Send + 'static {
+    futures_util::stream::poll_fn(move |cx| messages.poll_recv(cx))
+}
+
+/// The metadata of [`Echo::echo_with_extras`].
+pub const EXTRAS: [(&str, &str); 3] = [
+    ("x-request-id", "6f0a1c52-6c1f-4f27-9c57-1d2b6d5b8f2e"),
+    ("x-tenant", "a-tenant-with-a-name-of-some-length"),
+    ("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
+];
 
 /// The whole of an echo program: parses the command line and serves, or runs one case and prints
 /// its line. `name` and `version` say what is measured.
@@ -117,8 +169,12 @@ where
             }
         }
     }
-    if options.rt == MAIN && options.mode == "unary" {
-        println!("{}", unary::joined(&options, &clients, &data).await?);
+    if options.rt == MAIN && !matches!(options.mode.as_str(), "stream" | "idle") {
+        let line = match options.mode.as_str() {
+            "unary" => unary::joined(&options, &clients, &data).await?,
+            _ => scenes::run(&options, &clients, &data).await?,
+        };
+        println!("{line}");
         return Ok(());
     }
     // In a task of its own, as the server is.
@@ -128,7 +184,7 @@ where
             ("unary", _) => unary::closed_loop(&options, &clients, &data).await,
             ("stream", _) => unattended::streaming(&options, &clients[0]).await,
             ("idle", _) => unattended::idle(&options).await,
-            (mode, _) => Err(format!("unknown mode {mode:?}: unary, stream or idle")),
+            _ => scenes::run(&options, &clients, &data).await,
         }
     });
     println!("{}", line.await.map_err(|error| error.to_string())??);

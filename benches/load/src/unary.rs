@@ -14,7 +14,7 @@ use crate::report::{Snapshot, histogram, line};
 /// One call in so many is timed under load.
 const TIMED: u64 = 8;
 
-async fn echo<C: Echo>(client: &C, data: &Bytes) -> Result<(), String> {
+pub(crate) async fn echo<C: Echo>(client: &C, data: &Bytes) -> Result<(), String> {
     let reply = client.echo(data.clone()).await?;
     if reply.len() == data.len() {
         return Ok(());
@@ -23,7 +23,7 @@ async fn echo<C: Echo>(client: &C, data: &Bytes) -> Result<(), String> {
 }
 
 /// One exchange after the other, each of which counts as `unit` calls.
-async fn timed<F: Future<Output = Result<(), String>>>(
+pub(crate) async fn timed<F: Future<Output = Result<(), String>>>(
     options: &Options,
     unit: u64,
     mut exchange: impl FnMut() -> F,

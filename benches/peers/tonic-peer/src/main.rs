@@ -5,23 +5,25 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use hyper_util::rt::TokioIo;
-use rpc_bench_load::{Echo, MAX_MESSAGE_BYTES, Options};
+use rpc_bench_load::{BoxStream, EXTRAS, Echo, MAX_MESSAGE_BYTES, Options, StreamExt, in_order};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::mpsc;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Channel, Endpoint, Server, Uri};
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
 mod proto {
     tonic::include_proto!("bench");
 }
 use proto::echo_client::EchoClient;
 use proto::echo_server::EchoServer;
-use proto::{EchoMsg, StreamReq};
+use proto::{Count, EchoMsg, StreamReq};
 
 /// The default of 200 would hold back the cases with more calls open on a connection. With 4096, h2
 /// ends connections on which so many small messages have come at once (`too_many_data_frames`); with
@@ -56,6 +58,32 @@ impl proto::echo_server::Echo for Service {
     async fn down(&self, request: Request<StreamReq>) -> Result<Response<Down>, Status> {
         Ok(Response::new(Down(vec![7; request.into_inner().size as usize].into())))
     }
+
+    async fn spawned(&self, request: Request<EchoMsg>) -> Result<Response<EchoMsg>, Status> {
+        let work = tokio::spawn(async move { request.into_inner() });
+        work.await.map(Response::new).map_err(|error| Status::internal(error.to_string()))
+    }
+
+    async fn upload(
+        &self,
+        request: Request<Streaming<EchoMsg>>,
+    ) -> Result<Response<Count>, Status> {
+        let mut stream = request.into_inner();
+        let mut messages = 0;
+        while stream.message().await?.is_some() {
+            messages += 1;
+        }
+        Ok(Response::new(Count { messages }))
+    }
+
+    type ChatStream = Streaming<EchoMsg>;
+
+    async fn chat(
+        &self,
+        request: Request<Streaming<EchoMsg>>,
+    ) -> Result<Response<Streaming<EchoMsg>>, Status> {
+        Ok(Response::new(request.into_inner()))
+    }
 }
 
 #[derive(Clone)]
@@ -75,6 +103,35 @@ impl Echo for Tonic {
             count.fetch_add(1, Relaxed);
         }
         Ok(())
+    }
+
+    async fn echo_with_extras(&self, data: Bytes, deadline: Duration) -> Result<(), String> {
+        let mut request = Request::new(EchoMsg { data });
+        request.set_timeout(deadline);
+        for (key, value) in EXTRAS {
+            let value = value.parse().map_err(|_| format!("{key} cannot be sent"))?;
+            request.metadata_mut().insert(key, value);
+        }
+        self.0.clone().unary(request).await.map(drop).map_err(|status| status.to_string())
+    }
+
+    async fn echo_spawned(&self, data: Bytes) -> Result<(), String> {
+        let reply = self.0.clone().spawned(EchoMsg { data }).await;
+        reply.map(drop).map_err(|status| status.to_string())
+    }
+
+    async fn upload(&self, messages: mpsc::Receiver<Bytes>) -> Result<u64, String> {
+        let reply = self.0.clone().upload(in_order(messages).map(|data| EchoMsg { data })).await;
+        Ok(reply.map_err(|status| status.to_string())?.into_inner().messages)
+    }
+
+    async fn chat(
+        &self,
+        messages: mpsc::Receiver<Bytes>,
+    ) -> Result<BoxStream<'static, Result<Bytes, String>>, String> {
+        let reply = self.0.clone().chat(in_order(messages).map(|data| EchoMsg { data })).await;
+        let answers = reply.map_err(|status| status.to_string())?.into_inner();
+        Ok(answers.map(|answer| answer.map(|it| it.data).map_err(|s| s.to_string())).boxed())
     }
 }
 
