@@ -248,7 +248,9 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
         }
         if matches!(turn, Turn::News | Turn::Delivered(_)) {
             self.undated_news = true;
-            self.note_wake(woken_here);
+            if slept || self.wakes_here > 0 {
+                self.note_wake(woken_here);
+            }
             if (1..=self.eager_passes).contains(&self.quiet_passes) {
                 self.eager_passes = (self.eager_passes * 2).min(MAX_EAGER_PASSES);
             }
@@ -269,6 +271,7 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
     }
 
     /// How many calls wait for what may come soon; `asked`: some were made just now.
+    #[inline]
     fn count_calls(&mut self, open_calls: usize, asked: bool) {
         if asked || self.last_call < self.last_news {
             self.last_call = self.now;
