@@ -269,15 +269,20 @@ impl Socket {
         (&*raw).read(buf)
     }
 
-    /// Whether the last packet was sent on the CPU that runs this: known of TCP within a host, whose
-    /// packets arrive where they are sent (SO_INCOMING_CPU, socket(7)).
-    pub fn was_sent_here(&self) -> bool {
+    /// Whether packets arrive on the CPU on which the peer has sent them: those of TCP within a host.
+    pub(crate) fn arrives_where_sent(&self) -> bool {
         #[cfg(target_os = "linux")]
-        if let Socket::Tcp(stream) = self
-            && is_within_host(stream)
-        {
-            let arrived_on = SockRef::from(stream).cpu_affinity();
-            return arrived_on.is_ok_and(|cpu| cpu == rustix::thread::sched_getcpu());
+        return matches!(self, Socket::Tcp(stream) if is_within_host(stream));
+        #[cfg(not(target_os = "linux"))]
+        false
+    }
+
+    /// Whether the last packet arrived on the CPU that runs this (SO_INCOMING_CPU, socket(7)).
+    pub(crate) fn has_arrived_here(&self) -> bool {
+        #[cfg(target_os = "linux")]
+        if let Socket::Tcp(stream) = self {
+            let cpu = SockRef::from(stream).cpu_affinity();
+            return cpu.is_ok_and(|cpu| cpu == rustix::thread::sched_getcpu());
         }
         false
     }
@@ -521,13 +526,14 @@ mod tests {
     /// Whoever polls where its peer waits to run keeps it from running.
     #[cfg(target_os = "linux")]
     #[tokio::test]
-    async fn a_socket_knows_whether_what_came_was_sent_on_this_cpu() {
+    async fn a_socket_within_a_host_knows_whether_what_came_was_sent_on_this_cpu() {
         use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (a, accepted) =
             tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
         let a = Socket::from_tcp(a.unwrap(), &SocketOptions::default()).unwrap();
         let b = Socket::from_tcp(accepted.unwrap().0, &SocketOptions::default()).unwrap();
+        assert!(a.arrives_where_sent() && b.arrives_where_sent());
         let allowed = sched_getaffinity(None).unwrap();
         let go_to = |cpu| {
             let mut only = CpuSet::new();
@@ -543,11 +549,11 @@ mod tests {
             b.try_read(&mut [0; 8]).unwrap();
             for reads in &cpus {
                 go_to(*reads);
-                assert_eq!(b.was_sent_here(), reads == sends, "from CPU {sends} to {reads}");
+                assert_eq!(b.has_arrived_here(), reads == sends, "from CPU {sends} to {reads}");
             }
         }
         sched_setaffinity(None, &allowed).unwrap();
         let (c, _d) = UnixStream::pair().unwrap();
-        assert!(!Socket::from_unix(c, &SocketOptions::default()).unwrap().was_sent_here());
+        assert!(!Socket::from_unix(c, &SocketOptions::default()).unwrap().arrives_where_sent());
     }
 }

@@ -2,14 +2,13 @@
 //! and over again. `--mode` names one; `--conns` and `--outstanding` say how many it uses where it uses
 //! several.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::future::{Either, TryFutureExt, select, try_join_all};
 use futures_util::stream::BoxStream;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use crate::Echo;
@@ -158,7 +157,7 @@ async fn paced<C: Echo>(options: &Options, client: &C, data: &Bytes) -> Result<S
 /// A bidirectional stream whose requests come out of a channel.
 struct Chat {
     say: mpsc::Sender<Bytes>,
-    hear: Arc<tokio::sync::Mutex<BoxStream<'static, Result<Bytes, String>>>>,
+    hear: Mutex<BoxStream<'static, Result<Bytes, String>>>,
 }
 
 impl Chat {
@@ -166,7 +165,7 @@ impl Chat {
         let mut chats = Vec::new();
         for _ in 0..count {
             let (say, said) = mpsc::channel(CHANNEL);
-            let hear = Arc::new(tokio::sync::Mutex::new(client.chat(said).await?));
+            let hear = Mutex::new(client.chat(said).await?);
             chats.push(Chat { say, hear });
         }
         Ok(chats)

@@ -189,7 +189,7 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
     /// One pass and the handlers of what it brought. `None`: someone else owns the connection.
     fn turn(&mut self, driver: &Waker) -> Option<Turn> {
         let (stale, told) = (self.now_is_stale, self.told.take());
-        let slept = self.slept_at.is_some() && !self.undated_news;
+        let was_asleep = !self.client && self.slept_at.is_some() && !self.undated_news;
         let Driver { client, connection, arrivals, batch, set, quiet_passes, pulls_wait, .. } =
             self;
         let waits = *quiet_passes > 0 && set.as_ref().is_some_and(PollSet::is_alone);
@@ -206,7 +206,7 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
                 owner.wait_for_news(|| connection.has_jobs());
             }
             let busy = owner.pass(&mut |method, path| arrivals.bind(method, path));
-            if busy && slept {
+            if busy && was_asleep && set.is_some() {
                 woken_here = owner.link.as_mut().map(|link| link.was_woken_here());
             }
             let delivered = std::mem::take(&mut owner.delivered) || *client;
@@ -248,7 +248,7 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
         }
         if matches!(turn, Turn::News | Turn::Delivered(_)) {
             self.undated_news = true;
-            if slept || self.wakes_here > 0 {
+            if was_asleep || self.wakes_here > 0 {
                 self.note_wake(woken_here);
             }
             if (1..=self.eager_passes).contains(&self.quiet_passes) {

@@ -126,6 +126,7 @@ pub struct TcpLink {
     shut: bool,
     /// For the runtime's poll set.
     waits: Arc<Watched<Unseen>>,
+    arrives_where_sent: bool,
 }
 
 impl TcpLink {
@@ -135,6 +136,7 @@ impl TcpLink {
         let longest = max_frame_bytes + PREFIX_BYTES;
         let info = LinkInfo::new("tcp", socket.local_text(), socket.peer_text());
         TcpLink {
+            arrives_where_sent: socket.arrives_where_sent(),
             socket: Some(socket),
             limits: LinkLimits {
                 max_frame_bytes,
@@ -312,7 +314,7 @@ impl Link for TcpLink {
     }
 
     fn was_woken_here(&mut self) -> bool {
-        self.socket.as_ref().is_some_and(Socket::was_sent_here)
+        self.arrives_where_sent && self.socket.as_ref().is_some_and(Socket::has_arrived_here)
     }
 
     fn fetch(&mut self) -> bool {
