@@ -49,6 +49,10 @@ use crate::driver::now;
 /// How long an entry without news stays in the set of a runtime that has news of others, unless
 /// it is to stay for ever.
 const LINGER: Duration = Duration::from_millis(20);
+/// The set's patience grows by this for each connection that polls: a peer that has a call to answer on each of
+/// hundreds takes longer than `spin_us` until the first of the next come. Without this both ends slept meanwhile, and
+/// woke each other for every call.
+const TURN_NS: u64 = 8000;
 /// Who is to be run when there is news, where it is, instead of being woken.
 pub(crate) trait Resume: Send + Sync {
     /// Moves it along. It has polled before, and watches again before this ends unless it has
@@ -155,6 +159,11 @@ struct Shared {
 }
 
 impl Shared {
+    /// How long a peer may take that has a turn to do for each of the connections that poll here.
+    fn turns_ns(&self) -> u64 {
+        self.crowd.awake.load(Ordering::Relaxed) as u64 * TURN_NS
+    }
+
     fn since_begin_ns(&self, at: Instant) -> u64 {
         at.saturating_duration_since(self.begin).as_nanos() as u64
     }
@@ -277,6 +286,7 @@ impl PollSet {
             .shared
             .since_begin_ns(now)
             .saturating_sub(self.shared.last_news_ns.load(Ordering::Relaxed));
-        quiet_ns >= self.patience_ns || now.duration_since(last_news) >= LINGER
+        let patience_ns = self.patience_ns.saturating_add(self.shared.turns_ns());
+        quiet_ns >= patience_ns || now.duration_since(last_news) >= LINGER
     }
 }

@@ -184,7 +184,8 @@ impl Scanner {
         let now_ns = self.shared.since_begin_ns(at);
         let quiet_ns = now_ns.saturating_sub(self.shared.last_news_ns.load(Ordering::Relaxed));
         let check_linger = now_ns >= self.next_linger_check_ns;
-        if quiet_ns < self.least_patience_ns && !check_linger {
+        let turns_ns = self.shared.turns_ns();
+        if quiet_ns < self.least_patience_ns.saturating_add(turns_ns) && !check_linger {
             return;
         }
         self.next_linger_check_ns = now_ns + LINGER_CHECK_NS;
@@ -193,7 +194,8 @@ impl Scanner {
             let watched = &entry.watched;
             let patience_ns = watched.patience_ns.load(Ordering::Relaxed);
             let waited_ns = now_ns.saturating_sub(watched.since_ns.load(Ordering::Relaxed));
-            if patience_ns != u64::MAX && (quiet_ns >= patience_ns || waited_ns >= linger_ns) {
+            let is_over = quiet_ns >= patience_ns.saturating_add(turns_ns);
+            if patience_ns != u64::MAX && (is_over || waited_ns >= linger_ns) {
                 entry.rouse(at, &mut self.again);
             }
         }

@@ -236,6 +236,20 @@ fn a_quiet_set_sends_the_patient_to_sleep_and_a_busy_one_those_that_linger() {
     });
 }
 
+/// A peer that has a call to answer on each of them takes that much longer.
+#[test]
+fn patience_grows_with_the_connections_that_poll() {
+    runtime(1).block_on(async {
+        let begin = now();
+        let patient = PollSet::current(Some(Duration::from_micros(1)));
+        patient.crowd().awake.store(500, Ordering::Relaxed);
+        let entry = count();
+        within("patience", woken(&patient, &entry)).await;
+        assert!(patient.is_over(begin), "it was woken to sleep");
+        assert!(now() - begin >= Duration::from_nanos(500 * TURN_NS));
+    });
+}
+
 #[test]
 fn runtimes_have_sets_of_their_own_and_a_dead_one_wakes_its_waiters() {
     let one = runtime(1);
