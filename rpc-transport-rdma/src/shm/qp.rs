@@ -368,11 +368,11 @@ impl QueuePair for ShmQueuePair {
         self.wait_for_event(cx)
     }
 
-    #[inline]
     fn was_woken_here(&mut self) -> bool {
         self.was_rung_here()
     }
 
+    #[inline]
     fn may_have_completions(&self) -> bool {
         self.consumer.is_ready(self.own.entries())
             || self.blocked.is_some()
