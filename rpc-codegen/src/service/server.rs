@@ -191,21 +191,39 @@ impl Stub<'_> {
         )
     }
 
+    /// Gives a call to the method. A unary call's future gives the service back: what serves one
+    /// call after the other need not count who shares it.
     fn dispatch(&self, index: usize, method: &Method) -> String {
-        let argument = if self.settings.use_arc_self { "inner" } else { "&inner" };
+        let kind = Kind::of(method);
+        let unary = matches!(kind, Kind::Unary);
+        let argument = match (self.settings.use_arc_self, unary) {
+            (true, true) => "::std::sync::Arc::clone(&inner)",
+            (true, false) => "inner",
+            (false, _) => "&inner",
+        };
+        let answer = format!(
+            "<T as self::{service_trait}>::{function}({argument}, request).await",
+            service_trait = self.names.service_trait(),
+            function = self.names.method(index).function,
+        );
+        let (call, request) = (kind.function(), self.handler_request(method));
+        if unary {
+            return format!(
+                r#"
+                {index} => call.{call}(&self.inner, |inner, request: {request}| async move {{
+                    let answer = {answer};
+                    (answer, inner)
+                }}),
+                "#
+            );
+        }
         format!(
             r#"
             {index} => {{
                 let inner = ::std::sync::Arc::clone(&self.inner);
-                call.{call}(move |request: {request}| async move {{
-                    <T as self::{service_trait}>::{function}({argument}, request).await
-                }})
+                call.{call}(move |request: {request}| async move {{ {answer} }})
             }}
-            "#,
-            call = Kind::of(method).function(),
-            request = self.handler_request(method),
-            service_trait = self.names.service_trait(),
-            function = self.names.method(index).function,
+            "#
         )
     }
 }

@@ -186,17 +186,19 @@ impl<'a> IncomingCall<'a> {
         IncomingCall { lifetime: std::marker::PhantomData, messages, limits }
     }
 
-    pub fn unary<Q, P, F, Fut>(self, handle: F) -> Handler
+    pub fn unary<S, Q, P, F, Fut>(self, service: &Arc<S>, handle: F) -> Handler
     where
+        S: Send + Sync + 'static,
         Q: Message + Default,
         P: Message,
-        F: FnOnce(Request<Q>) -> Fut + Send + 'static,
-        Fut: Future<Output = Result<Response<P>, Status>> + Send + 'static,
+        F: FnOnce(Arc<S>, Request<Q>) -> Fut + Send + 'static,
+        Fut: Future<Output = (Result<Response<P>, Status>, Arc<S>)> + Send + 'static,
     {
-        let call = self.owned();
+        let (call, service) = (self.owned(), Arc::clone(service));
         Handler(Box::pin(async move {
             let request = call.first()?;
-            Ok(vec![handle(Request(request)).await?.0.encode_to_vec()])
+            let (answer, _) = handle(service, Request(request)).await;
+            Ok(vec![answer?.0.encode_to_vec()])
         }))
     }
 

@@ -10,6 +10,7 @@ use prost::Message;
 
 use super::handler::{Handler, HandlerSlot};
 use super::reply::Reply;
+use super::unary::{Answered, UnaryRunner};
 use crate::codec::decode;
 use crate::driver::body::View;
 use crate::driver::cell::{Cell, Fetched, Next};
@@ -57,44 +58,58 @@ impl<'a> IncomingCall<'a> {
         self
     }
 
-    /// One message in, one out.
+    /// One message in, one out. `method` gets the service, and its future gives it back.
     #[inline]
-    pub fn unary<Req, Res, F, Fut>(mut self, method: F) -> Handler
+    pub fn unary<S, Req, Res, F, Fut>(mut self, service: &Arc<S>, method: F) -> Handler
     where
+        S: Send + Sync + 'static,
         Req: Message + Default + 'static,
         Res: Message + 'static,
-        F: FnOnce(Request<Req>) -> Fut + Send + 'static,
-        Fut: Future<Output = Result<Response<Res>, Status>> + Send + 'static,
+        F: FnOnce(Arc<S>, Request<Req>) -> Fut + Send + 'static,
+        Fut: Future<Output = Answered<S, Res>> + Send + 'static,
     {
-        let reply = self.reply();
+        if matches!(self.arrival.request, Arrived::In(_)) {
+            let service = Arc::clone(service);
+            return self.unary_in_pieces(|request| method(service, request));
+        }
+        let slot = self.slot.take();
+        let mut runner = UnaryRunner::begin(slot, self.site, self.arrival.id, self.limits);
         let message = match self.messages() {
-            Messages::Whole(view) => decode(view, "request", &reply.site.path),
-            Messages::In(cell) => {
-                let cell = Arc::clone(cell);
-                let request = self.request(());
-                return Handler::new(self.slot, Some(Arc::clone(&cell)), async move {
-                    match only_message(&cell, &reply.site.path).await {
-                        Ok(message) => reply.unary(method(request.map(|()| message)).await),
-                        Err(status) => reply.fail(status),
-                    }
-                });
-            }
+            Messages::Whole(view) => decode(view, "request", &self.site.path),
+            Messages::In(_) => unreachable!("this has been looked at"),
         };
         if let Arrived::Long(bytes) = &mut self.arrival.request {
             // What has been read goes now, and not with its batch.
             *bytes = Bytes::new();
         }
         match message {
-            Ok(message) => {
-                // The method's future is made here, so that what it works on moves once.
-                let answer = method(self.request(message));
-                Handler::new(self.slot, None, async move { reply.unary(answer.await) })
-            }
-            Err(status) => {
-                reply.fail(status);
-                Handler::new(self.slot, None, std::future::ready(()))
-            }
+            Ok(message) => runner.run(service, |service| method(service, self.request(message))),
+            Err(status) => runner.reply.fail(status),
         }
+        Handler::of(runner)
+    }
+
+    /// The same for a request that came in pieces, or had to be pulled.
+    fn unary_in_pieces<S, Req, Res, F, Fut>(mut self, method: F) -> Handler
+    where
+        S: Send + Sync + 'static,
+        Req: Message + Default + 'static,
+        Res: Message + 'static,
+        F: FnOnce(Request<Req>) -> Fut + Send + 'static,
+        Fut: Future<Output = Answered<S, Res>> + Send + 'static,
+    {
+        let mut reply = self.reply();
+        let cell = reply.mailbox(self.messages());
+        let request = self.request(());
+        Handler::new(self.slot, Some(Arc::clone(&cell)), async move {
+            match only_message(&cell, &reply.site.path).await {
+                Ok(message) => {
+                    let (answer, _) = method(request.map(|()| message)).await;
+                    reply.unary(answer);
+                }
+                Err(status) => reply.fail(status),
+            }
+        })
     }
 
     /// One message in, many out.
@@ -106,7 +121,7 @@ impl<'a> IncomingCall<'a> {
         F: FnOnce(Request<Req>) -> Fut + Send + 'static,
         Fut: Future<Output = Result<Response<S>, Status>> + Send + 'static,
     {
-        let reply = self.reply();
+        let mut reply = self.reply();
         let cell = reply.mailbox(self.messages());
         let request = self.request(());
         Handler::new(self.slot, Some(Arc::clone(&cell)), async move {
@@ -128,7 +143,7 @@ impl<'a> IncomingCall<'a> {
         F: FnOnce(Request<Streaming<Req>>) -> Fut + Send + 'static,
         Fut: Future<Output = Result<Response<Res>, Status>> + Send + 'static,
     {
-        let reply = self.reply();
+        let mut reply = self.reply();
         let cell = reply.mailbox(self.messages());
         let request = self.request(streaming(&reply, Arc::clone(&cell)));
         Handler::new(self.slot, Some(cell), async move {
@@ -157,7 +172,7 @@ impl<'a> IncomingCall<'a> {
 
     /// Answers that there is no such method.
     pub fn unimplemented(self) -> Handler {
-        let reply = self.reply();
+        let mut reply = self.reply();
         let text = format!("method {} is not implemented", reply.site.path);
         reply.fail(Status::unimplemented(text));
         Handler::new(self.slot, None, std::future::ready(()))
@@ -167,8 +182,7 @@ impl<'a> IncomingCall<'a> {
     /// there to say so.
     #[inline]
     fn reply(&self) -> Reply {
-        let (site, id) = (Arc::clone(self.site), self.arrival.id);
-        Reply { site, id, limits: self.limits, answered: false }
+        Reply::new(Arc::clone(self.site), self.arrival.id, self.limits)
     }
 
     #[inline]

@@ -1,6 +1,7 @@
 //! A handler's future: polled once where its request was decoded; only one that is not ready
 //! becomes a task.
 
+use std::any::Any;
 use std::fmt;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -8,51 +9,69 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use tokio_util::sync::ReusableBoxFuture;
-
 use crate::driver::cell::Cell;
 
-/// Memory a finished handler leaves for the next one of the same method.
-pub(super) type HandlerSlot = ReusableBoxFuture<'static, ()>;
+/// Runs calls of one method on one connection, one after the other.
+pub(super) trait Runner: Any + Send {
+    /// Polls the call's handler.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()>;
+
+    /// Drops what is left of a handler that panicked as it was polled, and answers for it.
+    fn clean_up(&mut self);
+}
+
+/// What a finished handler leaves for the next one of the same method: memory, at least.
+pub(super) type HandlerSlot = Box<dyn Runner>;
+
+/// The slot as the runner it is; `None` if a handler of another kind has left it.
+#[inline]
+pub(super) fn reuse<R: Runner>(slot: Option<HandlerSlot>) -> Option<Box<R>> {
+    (slot? as Box<dyn Any>).downcast().ok()
+}
 
 /// A call that is being handled.
 pub struct Handler {
-    future: HandlerSlot,
+    runner: HandlerSlot,
     /// The call's mailbox, if it has one.
     cell: Option<Arc<Cell>>,
 }
 
 impl Handler {
-    #[inline]
     pub(super) fn new(
         slot: Option<HandlerSlot>,
         cell: Option<Arc<Cell>>,
         future: impl Future<Output = ()> + Send + 'static,
     ) -> Handler {
-        let future = match slot {
-            Some(mut slot) => {
-                slot.set(future);
-                slot
+        let runner = match reuse::<Plain<_>>(slot) {
+            Some(mut runner) => {
+                runner.future.set(Some(future));
+                runner
             }
-            None => ReusableBoxFuture::new(future),
+            None => Box::new(Plain { future: Box::pin(Some(future)) }),
         };
-        Handler { future, cell }
+        Handler { runner, cell }
     }
 
-    /// Polls the handler; a panic in it ends the call (its reply sees to that) and is `Ready`.
+    /// The handler of a call that has no mailbox.
+    #[inline]
+    pub(super) fn of(runner: HandlerSlot) -> Handler {
+        Handler { runner, cell: None }
+    }
+
+    /// Polls the handler; a panic in it ends the call and is `Ready`.
+    #[inline]
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        match catch_unwind(AssertUnwindSafe(|| self.future.poll(cx))) {
+        match catch_unwind(AssertUnwindSafe(|| self.runner.poll(cx))) {
             Ok(poll) => poll,
             Err(_) => {
-                // Drops what is left of the future, and with it the reply.
-                self.future.set(std::future::ready(()));
+                self.runner.clean_up();
                 Poll::Ready(())
             }
         }
     }
 
     pub(super) fn into_slot(self) -> HandlerSlot {
-        self.future
+        self.runner
     }
 
     /// For a handler that was not ready. `attach` makes a mailbox for a call that has none.
@@ -65,6 +84,26 @@ impl Handler {
 impl fmt::Debug for Handler {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Handler").finish_non_exhaustive()
+    }
+}
+
+/// Runs a future, whose own parts answer if it panics.
+struct Plain<F> {
+    future: Pin<Box<Option<F>>>,
+}
+
+impl<F: Future<Output = ()> + Send + 'static> Runner for Plain<F> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(future) = self.future.as_mut().as_pin_mut() else { return Poll::Ready(()) };
+        let poll = future.poll(cx);
+        if poll.is_ready() {
+            self.future.set(None);
+        }
+        poll
+    }
+
+    fn clean_up(&mut self) {
+        self.future.set(None);
     }
 }
 

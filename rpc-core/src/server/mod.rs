@@ -5,8 +5,10 @@ mod connection;
 mod handler;
 mod reply;
 mod router;
+mod unary;
 
 pub use call::IncomingCall;
 pub use connection::{ConnectionConfig, ServerConnection, serve_connection};
 pub use handler::Handler;
 pub use router::{Router, Service};
+pub use unary::Answered;

@@ -22,11 +22,23 @@ use crate::wire::MESSAGE_OVERHEAD_BYTES;
 pub(super) struct Reply {
     pub(super) site: Arc<Site>,
     pub(super) id: StreamId,
-    pub(super) limits: MessageLimits,
-    pub(super) answered: bool,
+    limits: MessageLimits,
+    answered: bool,
 }
 
 impl Reply {
+    #[inline]
+    pub(super) fn new(site: Arc<Site>, id: StreamId, limits: MessageLimits) -> Reply {
+        Reply { site, id, limits, answered: false }
+    }
+
+    /// For the next call of the same method on the same connection; this one has been answered.
+    #[inline]
+    pub(super) fn renew(&mut self, id: StreamId, limits: MessageLimits) {
+        debug_assert!(self.answered);
+        (self.id, self.limits, self.answered) = (id, limits, false);
+    }
+
     /// The call's mailbox, with what has come of the request.
     pub(super) fn mailbox(&self, request: Messages<'_>) -> Arc<Cell> {
         match request {
@@ -41,11 +53,18 @@ impl Reply {
         }
     }
 
-    pub(super) fn fail(mut self, status: Status) {
+    pub(super) fn fail(&mut self, status: Status) {
         self.end(Err(status));
     }
 
-    pub(super) fn unary<M: Message>(mut self, answer: Result<Response<M>, Status>) {
+    /// The handler panicked; if it had answered before, nobody learns of it.
+    pub(super) fn panicked(&mut self) {
+        if !self.answered {
+            self.end(Err(panicked()));
+        }
+    }
+
+    pub(super) fn unary<M: Message>(&mut self, answer: Result<Response<M>, Status>) {
         let (metadata, trailers, message) = match answer {
             Ok(response) => response.into_answer(),
             Err(status) => return self.end(Err(status)),
@@ -98,10 +117,14 @@ impl Drop for Reply {
         // Cancelled calls end here too; their stream is over and this reaches nobody. Others end here
         // when the runtime goes down with their handlers' tasks, sooner or later than the connection.
         let why = if std::thread::panicking() {
-            Status::internal("the handler panicked")
+            panicked()
         } else {
             Status::unavailable("the server is going down with the call's handler unfinished")
         };
         self.end(Err(why));
     }
+}
+
+fn panicked() -> Status {
+    Status::internal("the handler panicked")
 }

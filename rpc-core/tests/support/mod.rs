@@ -156,7 +156,9 @@ impl Service for Echo {
     fn call(&self, method: usize, call: IncomingCall<'_>) -> Handler {
         let this = self.clone();
         match method {
-            0 => call.unary(move |request| this.unary(request)),
+            0 => call.unary(&Arc::new(this), |this, request| async move {
+                (Echo::clone(&this).unary(request).await, this)
+            }),
             1 => call.server_streaming(move |request| this.expand(request)),
             2 => call.client_streaming(move |request| this.collect(request)),
             3 => call.bidi_streaming(move |request| this.chat(request)),

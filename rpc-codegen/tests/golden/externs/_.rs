@@ -211,10 +211,17 @@ pub mod root_service_server {
             let call = call.with_limits(self.limits);
             match method {
                 0 => {
-                    let inner = ::std::sync::Arc::clone(&self.inner);
-                    call.unary(move |
-                        request: crate::mock::Request<crate::packages::RootMessage>|
-                    async move { <T as self::RootService>::echo(&inner, request).await })
+                    call.unary(
+                        &self.inner,
+                        |
+                            inner,
+                            request: crate::mock::Request<crate::packages::RootMessage>|
+                        async move {
+                            let answer = <T as self::RootService>::echo(&inner, request)
+                                .await;
+                            (answer, inner)
+                        },
+                    )
                 }
                 1 => {
                     let inner = ::std::sync::Arc::clone(&self.inner);

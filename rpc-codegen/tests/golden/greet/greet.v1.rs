@@ -439,10 +439,14 @@ pub mod greeter_server {
             let call = call.with_limits(self.limits);
             match method {
                 0 => {
-                    let inner = ::std::sync::Arc::clone(&self.inner);
-                    call.unary(move |request: crate::mock::Request<super::HelloRequest>| async move {
-                        <T as self::Greeter>::say_hello(&inner, request).await
-                    })
+                    call.unary(
+                        &self.inner,
+                        |inner, request: crate::mock::Request<super::HelloRequest>| async move {
+                            let answer = <T as self::Greeter>::say_hello(&inner, request)
+                                .await;
+                            (answer, inner)
+                        },
+                    )
                 }
                 1 => {
                     let inner = ::std::sync::Arc::clone(&self.inner);
@@ -471,10 +475,14 @@ pub mod greeter_server {
                     async move { <T as self::Greeter>::chat(&inner, request).await })
                 }
                 4 => {
-                    let inner = ::std::sync::Arc::clone(&self.inner);
-                    call.unary(move |request: crate::mock::Request<()>| async move {
-                        <T as self::Greeter>::ping(&inner, request).await
-                    })
+                    call.unary(
+                        &self.inner,
+                        |inner, request: crate::mock::Request<()>| async move {
+                            let answer = <T as self::Greeter>::ping(&inner, request)
+                                .await;
+                            (answer, inner)
+                        },
+                    )
                 }
                 5 => {
                     let inner = ::std::sync::Arc::clone(&self.inner);
@@ -483,10 +491,14 @@ pub mod greeter_server {
                     async move { <T as self::Greeter>::spell(&inner, request).await })
                 }
                 6 => {
-                    let inner = ::std::sync::Arc::clone(&self.inner);
-                    call.unary(move |request: crate::mock::Request<super::HelloRequest>| async move {
-                        <T as self::Greeter>::wave(&inner, request).await
-                    })
+                    call.unary(
+                        &self.inner,
+                        |inner, request: crate::mock::Request<super::HelloRequest>| async move {
+                            let answer = <T as self::Greeter>::wave(&inner, request)
+                                .await;
+                            (answer, inner)
+                        },
+                    )
                 }
                 _ => call.unimplemented(),
             }
@@ -797,10 +809,14 @@ pub mod retired_server {
             let call = call.with_limits(self.limits);
             match method {
                 0 => {
-                    let inner = ::std::sync::Arc::clone(&self.inner);
-                    call.unary(move |request: crate::mock::Request<super::HelloRequest>| async move {
-                        <T as self::Retired>::call(&inner, request).await
-                    })
+                    call.unary(
+                        &self.inner,
+                        |inner, request: crate::mock::Request<super::HelloRequest>| async move {
+                            let answer = <T as self::Retired>::call(&inner, request)
+                                .await;
+                            (answer, inner)
+                        },
+                    )
                 }
                 _ => call.unimplemented(),
             }

@@ -738,12 +738,18 @@ pub mod arc_server {
             let call = call.with_limits(self.limits);
             match method {
                 0 => {
-                    let inner = ::std::sync::Arc::clone(&self.inner);
-                    call.unary(move |
-                        request: crate::mock::Request<
-                            super::super::super::r#type::r#move::Send,
-                        >|
-                    async move { <T as self::Arc>::drop(&inner, request).await })
+                    call.unary(
+                        &self.inner,
+                        |
+                            inner,
+                            request: crate::mock::Request<
+                                super::super::super::r#type::r#move::Send,
+                            >|
+                        async move {
+                            let answer = <T as self::Arc>::drop(&inner, request).await;
+                            (answer, inner)
+                        },
+                    )
                 }
                 _ => call.unimplemented(),
             }
@@ -918,12 +924,19 @@ pub mod result_server {
             let call = call.with_limits(self.limits);
             match method {
                 0 => {
-                    let inner = ::std::sync::Arc::clone(&self.inner);
-                    call.unary(move |
-                        request: crate::mock::Request<
-                            super::super::super::r#type::r#move::Send,
-                        >|
-                    async move { <T as self::Result>::into(&inner, request).await })
+                    call.unary(
+                        &self.inner,
+                        |
+                            inner,
+                            request: crate::mock::Request<
+                                super::super::super::r#type::r#move::Send,
+                            >|
+                        async move {
+                            let answer = <T as self::Result>::into(&inner, request)
+                                .await;
+                            (answer, inner)
+                        },
+                    )
                 }
                 _ => call.unimplemented(),
             }
@@ -1098,12 +1111,18 @@ pub mod option_server {
             let call = call.with_limits(self.limits);
             match method {
                 0 => {
-                    let inner = ::std::sync::Arc::clone(&self.inner);
-                    call.unary(move |
-                        request: crate::mock::Request<
-                            super::super::super::r#type::r#move::Send,
-                        >|
-                    async move { <T as self::Option>::fmt(&inner, request).await })
+                    call.unary(
+                        &self.inner,
+                        |
+                            inner,
+                            request: crate::mock::Request<
+                                super::super::super::r#type::r#move::Send,
+                            >|
+                        async move {
+                            let answer = <T as self::Option>::fmt(&inner, request).await;
+                            (answer, inner)
+                        },
+                    )
                 }
                 _ => call.unimplemented(),
             }
@@ -1278,12 +1297,19 @@ pub mod crate_server {
             let call = call.with_limits(self.limits);
             match method {
                 0 => {
-                    let inner = ::std::sync::Arc::clone(&self.inner);
-                    call.unary(move |
-                        request: crate::mock::Request<
-                            super::super::super::r#type::r#move::Send,
-                        >|
-                    async move { <T as self::Crate>::super_(&inner, request).await })
+                    call.unary(
+                        &self.inner,
+                        |
+                            inner,
+                            request: crate::mock::Request<
+                                super::super::super::r#type::r#move::Send,
+                            >|
+                        async move {
+                            let answer = <T as self::Crate>::super_(&inner, request)
+                                .await;
+                            (answer, inner)
+                        },
+                    )
                 }
                 _ => call.unimplemented(),
             }
@@ -1649,12 +1675,18 @@ pub mod c_server {
             let call = call.with_limits(self.limits);
             match method {
                 0 => {
-                    let inner = ::std::sync::Arc::clone(&self.inner);
-                    call.unary(move |
-                        request: crate::mock::Request<
-                            super::super::super::r#type::r#move::Send,
-                        >|
-                    async move { <T as self::C>::c(&inner, request).await })
+                    call.unary(
+                        &self.inner,
+                        |
+                            inner,
+                            request: crate::mock::Request<
+                                super::super::super::r#type::r#move::Send,
+                            >|
+                        async move {
+                            let answer = <T as self::C>::c(&inner, request).await;
+                            (answer, inner)
+                        },
+                    )
                 }
                 _ => call.unimplemented(),
             }

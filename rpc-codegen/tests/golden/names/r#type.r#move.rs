@@ -402,10 +402,14 @@ pub mod greeter3_server {
             let call = call.with_limits(self.limits);
             match method {
                 0 => {
-                    let inner = ::std::sync::Arc::clone(&self.inner);
-                    call.unary(move |request: crate::mock::Request<super::Send>| async move {
-                        <T as self::Greeter3>::get(&inner, request).await
-                    })
+                    call.unary(
+                        &self.inner,
+                        |inner, request: crate::mock::Request<super::Send>| async move {
+                            let answer = <T as self::Greeter3>::get(&inner, request)
+                                .await;
+                            (answer, inner)
+                        },
+                    )
                 }
                 _ => call.unimplemented(),
             }
@@ -1100,26 +1104,37 @@ pub mod greeter2_server {
             let call = call.with_limits(self.limits);
             match method {
                 0 => {
-                    let inner = ::std::sync::Arc::clone(&self.inner);
-                    call.unary(move |request: crate::mock::Request<super::Self_>| async move {
-                        <T as self::Greeter2>::new_(&inner, request).await
-                    })
+                    call.unary(
+                        &self.inner,
+                        |inner, request: crate::mock::Request<super::Self_>| async move {
+                            let answer = <T as self::Greeter2>::new_(&inner, request)
+                                .await;
+                            (answer, inner)
+                        },
+                    )
                 }
                 1 => {
-                    let inner = ::std::sync::Arc::clone(&self.inner);
-                    call.unary(move |request: crate::mock::Request<super::Self_>| async move {
-                        <T as self::Greeter2>::clone_(&inner, request).await
-                    })
+                    call.unary(
+                        &self.inner,
+                        |inner, request: crate::mock::Request<super::Self_>| async move {
+                            let answer = <T as self::Greeter2>::clone_(&inner, request)
+                                .await;
+                            (answer, inner)
+                        },
+                    )
                 }
                 2 => {
-                    let inner = ::std::sync::Arc::clone(&self.inner);
-                    call.unary(move |request: crate::mock::Request<super::Option>| async move {
-                        <T as self::Greeter2>::max_decoding_message_size_(
-                                &inner,
-                                request,
-                            )
-                            .await
-                    })
+                    call.unary(
+                        &self.inner,
+                        |inner, request: crate::mock::Request<super::Option>| async move {
+                            let answer = <T as self::Greeter2>::max_decoding_message_size_(
+                                    &inner,
+                                    request,
+                                )
+                                .await;
+                            (answer, inner)
+                        },
+                    )
                 }
                 3 => {
                     let inner = ::std::sync::Arc::clone(&self.inner);
@@ -1136,10 +1151,14 @@ pub mod greeter2_server {
                     })
                 }
                 4 => {
-                    let inner = ::std::sync::Arc::clone(&self.inner);
-                    call.unary(move |request: crate::mock::Request<super::Send>| async move {
-                        <T as self::Greeter2>::r#type(&inner, request).await
-                    })
+                    call.unary(
+                        &self.inner,
+                        |inner, request: crate::mock::Request<super::Send>| async move {
+                            let answer = <T as self::Greeter2>::r#type(&inner, request)
+                                .await;
+                            (answer, inner)
+                        },
+                    )
                 }
                 5 => {
                     let inner = ::std::sync::Arc::clone(&self.inner);
@@ -1164,10 +1183,14 @@ pub mod greeter2_server {
                     async move { <T as self::Greeter2>::self_(&inner, request).await })
                 }
                 8 => {
-                    let inner = ::std::sync::Arc::clone(&self.inner);
-                    call.unary(move |
-                        request: crate::mock::Request<super::foo_bar2::Nested2>|
-                    async move { <T as self::Greeter2>::get(&inner, request).await })
+                    call.unary(
+                        &self.inner,
+                        |inner, request: crate::mock::Request<super::foo_bar2::Nested2>| async move {
+                            let answer = <T as self::Greeter2>::get(&inner, request)
+                                .await;
+                            (answer, inner)
+                        },
+                    )
                 }
                 9 => {
                     let inner = ::std::sync::Arc::clone(&self.inner);
@@ -1184,28 +1207,47 @@ pub mod greeter2_server {
                     async move { <T as self::Greeter2>::get3(&inner, request).await })
                 }
                 11 => {
-                    let inner = ::std::sync::Arc::clone(&self.inner);
-                    call.unary(move |request: crate::mock::Request<super::Some>| async move {
-                        <T as self::Greeter2>::r#await(&inner, request).await
-                    })
+                    call.unary(
+                        &self.inner,
+                        |inner, request: crate::mock::Request<super::Some>| async move {
+                            let answer = <T as self::Greeter2>::r#await(&inner, request)
+                                .await;
+                            (answer, inner)
+                        },
+                    )
                 }
                 12 => {
-                    let inner = ::std::sync::Arc::clone(&self.inner);
-                    call.unary(move |request: crate::mock::Request<super::Some>| async move {
-                        <T as self::Greeter2>::request(&inner, request).await
-                    })
+                    call.unary(
+                        &self.inner,
+                        |inner, request: crate::mock::Request<super::Some>| async move {
+                            let answer = <T as self::Greeter2>::request(&inner, request)
+                                .await;
+                            (answer, inner)
+                        },
+                    )
                 }
                 13 => {
-                    let inner = ::std::sync::Arc::clone(&self.inner);
-                    call.unary(move |request: crate::mock::Request<super::Some>| async move {
-                        <T as self::Greeter2>::inner(&inner, request).await
-                    })
+                    call.unary(
+                        &self.inner,
+                        |inner, request: crate::mock::Request<super::Some>| async move {
+                            let answer = <T as self::Greeter2>::inner(&inner, request)
+                                .await;
+                            (answer, inner)
+                        },
+                    )
                 }
                 14 => {
-                    let inner = ::std::sync::Arc::clone(&self.inner);
-                    call.unary(move |request: crate::mock::Request<super::Some>| async move {
-                        <T as self::Greeter2>::underscore(&inner, request).await
-                    })
+                    call.unary(
+                        &self.inner,
+                        |inner, request: crate::mock::Request<super::Some>| async move {
+                            let answer = <T as self::Greeter2>::underscore(
+                                    &inner,
+                                    request,
+                                )
+                                .await;
+                            (answer, inner)
+                        },
+                    )
                 }
                 _ => call.unimplemented(),
             }

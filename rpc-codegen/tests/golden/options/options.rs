@@ -176,10 +176,13 @@ pub mod web_server {
             let call = call.with_limits(self.limits);
             match method {
                 0 => {
-                    let inner = ::std::sync::Arc::clone(&self.inner);
-                    call.unary(move |request: crate::mock::Request<super::Empty>| async move {
-                        <T as self::Web>::get(&inner, request).await
-                    })
+                    call.unary(
+                        &self.inner,
+                        |inner, request: crate::mock::Request<super::Empty>| async move {
+                            let answer = <T as self::Web>::get(&inner, request).await;
+                            (answer, inner)
+                        },
+                    )
                 }
                 _ => call.unimplemented(),
             }

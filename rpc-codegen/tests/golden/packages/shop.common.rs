@@ -216,10 +216,14 @@ pub mod exchange_server {
             let call = call.with_limits(self.limits);
             match method {
                 0 => {
-                    let inner = ::std::sync::Arc::clone(&self.inner);
-                    call.unary(move |request: crate::mock::Request<super::Money>| async move {
-                        <T as self::Exchange>::convert(&inner, request).await
-                    })
+                    call.unary(
+                        &self.inner,
+                        |inner, request: crate::mock::Request<super::Money>| async move {
+                            let answer = <T as self::Exchange>::convert(&inner, request)
+                                .await;
+                            (answer, inner)
+                        },
+                    )
                 }
                 _ => call.unimplemented(),
             }

@@ -301,10 +301,14 @@ pub mod orders_server {
             let call = call.with_limits(self.limits);
             match method {
                 0 => {
-                    let inner = ::std::sync::Arc::clone(&self.inner);
-                    call.unary(move |request: crate::mock::Request<super::Order>| async move {
-                        <T as self::Orders>::place(&inner, request).await
-                    })
+                    call.unary(
+                        &self.inner,
+                        |inner, request: crate::mock::Request<super::Order>| async move {
+                            let answer = <T as self::Orders>::place(&inner, request)
+                                .await;
+                            (answer, inner)
+                        },
+                    )
                 }
                 1 => {
                     let inner = ::std::sync::Arc::clone(&self.inner);
@@ -528,16 +532,24 @@ pub mod stock_server {
             let call = call.with_limits(self.limits);
             match method {
                 0 => {
-                    let inner = ::std::sync::Arc::clone(&self.inner);
-                    call.unary(move |request: crate::mock::Request<super::Order>| async move {
-                        <T as self::Stock>::reserve(&inner, request).await
-                    })
+                    call.unary(
+                        &self.inner,
+                        |inner, request: crate::mock::Request<super::Order>| async move {
+                            let answer = <T as self::Stock>::reserve(&inner, request)
+                                .await;
+                            (answer, inner)
+                        },
+                    )
                 }
                 1 => {
-                    let inner = ::std::sync::Arc::clone(&self.inner);
-                    call.unary(move |request: crate::mock::Request<super::order::Line>| async move {
-                        <T as self::Stock>::price(&inner, request).await
-                    })
+                    call.unary(
+                        &self.inner,
+                        |inner, request: crate::mock::Request<super::order::Line>| async move {
+                            let answer = <T as self::Stock>::price(&inner, request)
+                                .await;
+                            (answer, inner)
+                        },
+                    )
                 }
                 _ => call.unimplemented(),
             }

@@ -353,10 +353,17 @@ pub mod store_server {
             let call = call.with_limits(self.limits);
             match method {
                 0 => {
-                    let inner = ::std::sync::Arc::clone(&self.inner);
-                    call.unary(move |request: crate::mock::Request<super::Blob>| async move {
-                        <T as self::Store>::put(inner, request).await
-                    })
+                    call.unary(
+                        &self.inner,
+                        |inner, request: crate::mock::Request<super::Blob>| async move {
+                            let answer = <T as self::Store>::put(
+                                    ::std::sync::Arc::clone(&inner),
+                                    request,
+                                )
+                                .await;
+                            (answer, inner)
+                        },
+                    )
                 }
                 1 => {
                     let inner = ::std::sync::Arc::clone(&self.inner);
