@@ -20,21 +20,25 @@ use crate::status::{Code, RequestSeen, Status};
 const SPARE_CELLS: usize = 256;
 
 /// The calls of a connection.
+///
+/// In this order in memory: what each call touches comes first, so that it lies in few cache lines.
 #[derive(Debug, Default)]
+#[repr(C)]
 pub(super) struct Calls {
+    /// The peer said GOAWAY.
+    pub(super) going_away: bool,
     /// By slot.
     pub(super) cells: Vec<Option<(StreamId, Arc<Cell>)>>,
     pub(super) spare: VecDeque<Arc<Cell>>,
+    pub(super) batch: ArrivalBatch,
     /// Calls that wait for a free stream.
     pub(super) waiting: VecDeque<OwnedOpen>,
+    pub(super) pulls: Pulls,
+
     /// How many of them nobody wants any more.
     pub(super) waiting_abandoned: usize,
-    pub(super) pulls: Pulls,
-    pub(super) batch: ArrivalBatch,
     /// Bulk buffers the peer gave back in this pass.
     pub(super) released: Vec<BulkDescriptor>,
-    /// The peer said GOAWAY.
-    pub(super) going_away: bool,
 }
 
 impl Calls {

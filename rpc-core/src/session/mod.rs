@@ -31,6 +31,7 @@ mod control;
 mod deadlines;
 mod encode;
 mod event;
+mod line;
 mod pieces;
 mod receive;
 mod send;
@@ -54,6 +55,7 @@ use crate::link::LinkLimits;
 use crate::wire::{INITIAL_MAX_STREAMS, INITIAL_WINDOW_BYTES, MAX_METHODS};
 use control::Control;
 use deadlines::Deadlines;
+use line::Line;
 use stream::{State, Stream};
 
 /// Names a stream on this side. A name outlives its stream: used later, it names nothing.
@@ -76,63 +78,51 @@ impl StreamId {
 }
 
 /// A connection's protocol state.
+///
+/// In this order in memory: what each call touches comes first, so that it lies in few cache lines.
 #[derive(Debug)]
 #[cfg_attr(test, derive(Clone, PartialEq))]
+#[repr(C)]
 pub struct Session {
     role: Role,
-    config: SessionConfig,
-    link: LinkLimits,
-
-    streams: Vec<Stream>,
-    /// Client: free slots below `streams.len()`.
-    free: Vec<u32>,
-    open: u32,
-    /// Client: of those, how many more messages are to be sent on.
-    sending: u32,
-    /// Streams whose queue can be served, in turn.
-    serving: VecDeque<u32>,
-    /// The same, amid a message that goes in pieces. Only the first goes on.
-    begun: VecDeque<u32>,
-    /// How much of it has gone since it is the first.
-    begun_turn_bytes: u64,
-    /// How many of `serving` have their turns before it.
-    turns_before_begun: usize,
-    writable: Vec<StreamId>,
-    deadlines: Deadlines,
-    buffered_bytes: u64,
-
-    /// Streams whose message waits for a bulk buffer: they do not stop the others.
-    without_buffer: VecDeque<u32>,
-
-    control: VecDeque<Control>,
-    peer_max_streams: u32,
-    peer_window_bytes: u64,
     settings_received: bool,
-    frames_received: u64,
-
-    /// Client: paths bound so far, their index is the number.
-    bound: Vec<&'static str>,
-    /// Server: the receive limit of each bound method.
-    method_limits: Vec<Option<usize>>,
-
-    /// Client: REQUESTs handed to the link. Server: REQUESTs accepted.
-    requests: u64,
     /// No new streams: we said GOAWAY (server) or the peer did (client).
     going_away: bool,
-
     /// We said GOAWAY with a code: the connection's last.
     failed: bool,
-
-    last_heard: Instant,
-    ping_sent: Option<Instant>,
     /// A stream has opened on a connection that had none: its clock starts when it is looked at.
     keepalive_fresh: bool,
     ping_queued: bool,
-    pongs_queued: u32,
+    open: u32,
+    /// Client: of those, how many more messages are to be sent on.
+    sending: u32,
+    peer_max_streams: u32,
     /// BULKs of ours the peer has not answered.
     bulks_out: u32,
     /// BULKs of the peer whose answer has not gone.
     bulks_owed: u32,
+    pongs_queued: u32,
+    frames_received: u64,
+    /// Client: REQUESTs handed to the link. Server: REQUESTs accepted.
+    requests: u64,
+    buffered_bytes: u64,
+    streams: Vec<Stream>,
+    /// Client: free slots below `streams.len()`.
+    free: Vec<u32>,
+    /// Client: paths bound so far, their index is the number.
+    bound: Vec<&'static str>,
+    /// Server: the receive limit of each bound method.
+    method_limits: Vec<Option<usize>>,
+    link: LinkLimits,
+    config: SessionConfig,
+    last_heard: Instant,
+    ping_sent: Option<Instant>,
+    /// Most connections never have one.
+    line: Option<Box<Line>>,
+    deadlines: Deadlines,
+    control: VecDeque<Control>,
+
+    peer_window_bytes: u64,
 }
 
 impl Session {
@@ -147,13 +137,8 @@ impl Session {
             free: Vec::new(),
             open: 0,
             sending: 0,
-            serving: VecDeque::new(),
-            begun: VecDeque::new(),
-            begun_turn_bytes: 0,
-            turns_before_begun: 0,
-            without_buffer: VecDeque::new(),
-            writable: Vec::new(),
             deadlines: Deadlines::default(),
+            line: None,
             buffered_bytes: 0,
             control: VecDeque::new(),
             peer_max_streams: INITIAL_MAX_STREAMS,
@@ -295,7 +280,7 @@ impl Session {
 
     /// A stream whose sender was told [`Sending::Queued`] and may go on now.
     pub fn pop_writable(&mut self) -> Option<StreamId> {
-        self.writable.pop()
+        self.line.as_mut()?.writable.pop()
     }
 
     // ---- streams ----

@@ -294,7 +294,7 @@ impl Session {
             return Ok(false);
         }
         if self.is_bulk(len) {
-            if !self.without_buffer.is_empty() {
+            if self.wants_buffers() {
                 return Ok(false);
             }
             let parts = self.lent(message, len);

@@ -14,11 +14,6 @@ const FIRST_PIECE_BYTES: usize = 32 * 1024;
 /// it in its place, from cache: over TCP this took four fifths of the time of pieces of a
 /// mebibyte.
 const PIECE_BYTES: usize = 256 * 1024;
-/// So much of a message that goes in pieces goes before another that has begun goes on. If all of them
-/// took turns, the peer would hold as many halves as there are, in memory that is cold by the time the
-/// next piece of each comes: sixteen messages of 2 MB took three times as long each.
-const LONG_TURN_BYTES: u64 = 4 * 1024 * 1024;
-
 /// What became of a stream's turn.
 enum Served {
     /// One frame went.
@@ -30,7 +25,7 @@ enum Served {
 
 impl Session {
     pub(super) fn may_go_straight(&self) -> bool {
-        self.control.is_empty() && self.serving.is_empty() && self.begun.is_empty()
+        self.control.is_empty() && self.line.as_ref().is_none_or(|line| line.is_empty())
     }
 
     pub(super) fn is_bulk(&self, len: usize) -> bool {
@@ -49,46 +44,20 @@ impl Session {
         let stream = &mut self.streams[slot as usize];
         if !stream.listed && stream.can_serve() {
             stream.listed = true;
-            if stream.is_amid_message() {
-                self.begun.push_back(slot);
-            } else {
-                self.serving.push_back(slot);
-            }
+            self.line.get_or_insert_default().put(slot, stream.is_amid_message());
         }
-    }
-
-    /// Whose turn it is, and whether it goes on with a message that has begun: one of these has a turn
-    /// like any other stream.
-    fn next_turn(&mut self) -> Option<(u32, bool)> {
-        let goes_on =
-            !self.begun.is_empty() && (self.turns_before_begun == 0 || self.serving.is_empty());
-        let slot = if goes_on {
-            self.turns_before_begun = self.serving.len();
-            self.begun.pop_front()
-        } else {
-            self.turns_before_begun = self.turns_before_begun.saturating_sub(1);
-            self.serving.pop_front()
-        };
-        slot.map(|slot| (slot, goes_on))
-    }
-
-    /// The stream has its turn again, and before all others that are amid a message.
-    fn goes_on_next(&mut self, slot: u32) {
-        self.streams[slot as usize].listed = true;
-        self.begun.push_front(slot);
     }
 
     /// A frame of a stream has gone.
     fn has_had_turn(&mut self, slot: u32, went_on: bool, bytes: u64) {
-        let stream = &self.streams[slot as usize];
-        if went_on && stream.is_amid_message() && stream.can_serve() {
-            self.begun_turn_bytes += bytes;
-            if self.begun_turn_bytes < LONG_TURN_BYTES {
-                return self.goes_on_next(slot);
-            }
-        }
+        let stream = &mut self.streams[slot as usize];
         if went_on {
-            self.begun_turn_bytes = 0;
+            let line = self.line.get_or_insert_default();
+            if stream.is_amid_message() && stream.can_serve() && line.goes_on(slot, bytes) {
+                stream.listed = true;
+                return;
+            }
+            line.ends_going_on();
         }
         self.serve_soon(slot);
     }
@@ -103,17 +72,17 @@ impl Session {
         if !self.transmit_control(sink)? {
             return Ok(());
         }
-        while let Some(slot) = self.without_buffer.pop_back() {
-            self.serving.push_front(slot);
+        if let Some(line) = &mut self.line {
+            line.ask_for_buffers_again();
         }
         let mut buffers_left = true;
-        while let Some((slot, goes_on)) = self.next_turn() {
+        while let Some((slot, goes_on)) = self.line.as_mut().and_then(|line| line.next_turn()) {
             let stream = &mut self.streams[slot as usize];
             stream.listed = false;
             if !stream.can_serve() {
                 // Cancelled, maybe amid its turn.
                 if goes_on {
-                    self.begun_turn_bytes = 0;
+                    self.line.get_or_insert_default().ends_going_on();
                 }
                 continue;
             }
@@ -126,21 +95,15 @@ impl Session {
             match served {
                 Served::Frame => {}
                 Served::NoRoom => {
-                    if goes_on {
-                        self.turns_before_begun = 0;
-                        self.goes_on_next(slot);
-                    } else {
-                        self.turns_before_begun += 1;
-                        self.streams[slot as usize].listed = true;
-                        self.serving.push_front(slot);
-                    }
+                    self.streams[slot as usize].listed = true;
+                    self.line.get_or_insert_default().put_back(slot, goes_on);
                     return Ok(());
                 }
                 Served::NoBuffer => {
                     // Who comes later and needs a smaller one does not overtake.
                     buffers_left = false;
                     self.streams[slot as usize].listed = true;
-                    self.without_buffer.push_back(slot);
+                    self.line.get_or_insert_default().put_aside(slot);
                     continue;
                 }
             }
@@ -155,7 +118,12 @@ impl Session {
 
     /// Whether anything waits for room (not for window).
     pub fn wants_room(&self) -> bool {
-        !self.may_go_straight() || !self.without_buffer.is_empty()
+        !self.may_go_straight() || self.wants_buffers()
+    }
+
+    /// Whether anything waits for a bulk buffer.
+    pub(super) fn wants_buffers(&self) -> bool {
+        self.line.as_ref().is_some_and(|line| line.wants_buffers())
     }
 
     /// Whether the next thing a stream sends is a message that goes by bulk.
@@ -277,7 +245,7 @@ impl Session {
         if stream.wants_writable && stream.state == State::Open && !stream.has_queue() {
             stream.wants_writable = false;
             let id = self.id(slot);
-            self.writable.push(id);
+            self.line.get_or_insert_default().writable.push(id);
         }
     }
 }

@@ -30,27 +30,31 @@ use crate::verbs::{QueuePair, Region, RemoteAddr, VerbError};
 const FLUSH_FRAMES: u32 = 16;
 
 /// What is needed to send.
+///
+/// In this order in memory: what each call touches comes first, so that it lies in few cache lines.
+#[repr(C)]
 pub(super) struct Sender<R> {
     pub(super) write_with_imm: bool,
+    /// "Credit wanted" was sent and not answered yet.
+    pub(super) asked: bool,
+    /// A flush left something behind.
+    pub(super) flush_blocked: bool,
     /// The staging ring.
     pub(super) region: R,
+    /// The peer's ring and credit cell.
+    pub(super) ring: RemoteAddr,
+    pub(super) max_frame_bytes: usize,
+    /// The frame length that found no room.
+    pub(super) want_room: Option<usize>,
     pub(super) staging: Staging,
     pub(super) credits: SendCredits,
     pub(super) queue: SendQueue,
-    /// The peer's ring and credit cell.
-    pub(super) ring: RemoteAddr,
+
     pub(super) peer_cell: RemoteAddr,
     /// Where the peer writes our credit.
     pub(super) cell: R,
-    /// "Credit wanted" was sent and not answered yet.
-    pub(super) asked: bool,
-    /// The frame length that found no room.
-    pub(super) want_room: Option<usize>,
-    /// A flush left something behind.
-    pub(super) flush_blocked: bool,
     /// The bulk length that found no buffer.
     pub(super) want_bulk: Option<usize>,
-    pub(super) max_frame_bytes: usize,
     pub(super) bulk_threshold_bytes: Option<usize>,
     pub(super) max_bulk_bytes: usize,
     pub(super) lend_threshold_bytes: Option<usize>,
@@ -67,38 +71,42 @@ impl<R> Sender<R> {
 }
 
 /// What is needed to receive.
+///
+/// In this order in memory: what each call touches comes first, so that it lies in few cache lines.
+#[repr(C)]
 pub(super) struct Receiver<R> {
+    /// Whether it is copied out frame by frame, and not in `scratch`.
+    pub(super) in_ring: bool,
+    /// There may be a reason to tell the peer of credit, or to post receives again.
+    pub(super) credit_due: bool,
+    /// The device was asked for completions and had no more; its owner has not been told so yet.
+    pub(super) drained: bool,
     pub(super) ring: R,
-    pub(super) credits: ReceiveCredits,
-    /// Bursts that wait to be copied out. As many as there are receives for data, at most.
-    pub(super) arrived: VecDeque<Arrived>,
-    /// What is lent frame by frame: private memory, as long as the longest such burst so far.
-    pub(super) scratch: Vec<u8>,
+    pub(super) long_frame_bytes: usize,
     /// The burst whose frames are given out: its length, where it lay, and its next frame.
     pub(super) burst_bytes: usize,
     pub(super) burst_position: u64,
     pub(super) cursor: usize,
-    /// Whether it is copied out frame by frame, and not in `scratch`.
-    pub(super) in_ring: bool,
-    pub(super) long_frame_bytes: usize,
     /// Receives the device holds.
     pub(super) receives_posted: u64,
     /// Receives consumed that may be posted again.
     pub(super) receives_due: u64,
     /// They are posted so many at a time, unless there is a reason to hurry.
     pub(super) receive_batch: u64,
-    /// There may be a reason to tell the peer of credit, or to post receives again.
-    pub(super) credit_due: bool,
-    /// The device was asked for completions and had no more; its owner has not been told so yet.
-    pub(super) drained: bool,
+    pub(super) credits: ReceiveCredits,
+    /// Bursts that wait to be copied out. As many as there are receives for data, at most.
+    pub(super) arrived: VecDeque<Arrived>,
+    /// What is lent frame by frame: private memory, as long as the longest such burst so far.
+    pub(super) scratch: Vec<u8>,
+    pub(super) finished: VecDeque<Finished>,
     /// The peer sleeps until more bursts than this are released.
     pub(super) wanted: Option<u64>,
+
     /// The count of the last answer.
     pub(super) answered_bursts: u64,
     pub(super) max_pull_bytes: u64,
     /// The message length that could not be pulled at once.
     pub(super) want_pull: Option<usize>,
-    pub(super) finished: VecDeque<Finished>,
 }
 
 impl<R> Receiver<R> {
@@ -112,24 +120,28 @@ impl<R> Receiver<R> {
 }
 
 /// How the link ends.
+///
+/// In this order in memory: what each call touches comes first, so that it lies in few cache lines.
 #[derive(Debug, Default)]
+#[repr(C)]
 pub(super) struct Ending {
-    /// The queue pair has failed, for this reason. What has arrived is still delivered.
-    pub(super) failed: Option<LinkError>,
     /// The reason is only that something was flushed: a better one may follow.
     pub(super) failed_by_flush: bool,
     /// The bootstrap connection has closed.
     pub(super) liveness_closed: bool,
     /// The peer said that nothing follows.
     pub(super) peer_closed: bool,
-    /// The link is over; every call says so.
-    pub(super) over: Option<LinkError>,
     /// `poll_close` was called.
     pub(super) closing: bool,
     /// Our close was posted.
     pub(super) close_posted: bool,
     /// Our close has reached the peer, and so has everything before it.
     pub(super) close_done: bool,
+
+    /// The queue pair has failed, for this reason. What has arrived is still delivered.
+    pub(super) failed: Option<LinkError>,
+    /// The link is over; every call says so.
+    pub(super) over: Option<LinkError>,
 }
 
 impl Ending {
@@ -148,18 +160,13 @@ impl Ending {
 /// An owner may spin on `receive`, `reserve` and `flush` alone and will never be stuck for want of
 /// credit; but only `poll_ready` and `poll_close` look at the bootstrap connection, so it should
 /// call one of them now and then to learn of a peer that died without a word.
+///
+/// In this order in memory: what each call touches comes first, so that it lies in few cache lines.
+#[repr(C)]
 pub struct RingLink<Q: QueuePair> {
     // First, so that it is dropped first: with the queue pair destroyed no request is
     // outstanding when the regions below go.
     pub(super) queue_pair: Q,
-    pub(super) liveness: Option<Box<dyn Liveness>>,
-    pub(super) liveness_waker: StandingWaker,
-    pub(super) sender: Sender<Q::Region>,
-    pub(super) receiver: Receiver<Q::Region>,
-    pub(super) bulk_out: BulkSendPool<Q::Region>,
-    pub(super) pulls: Pulls<Q::Region>,
-    pub(super) pull_pool: Arc<PullPool<Q::Region>>,
-    pub(super) ending: Ending,
     /// The last request that took a data slot was a READ: where slots are short, data is next.
     pub(super) read_was_last: bool,
     /// It waits in a poll set, or did until what has not been received yet.
@@ -168,6 +175,15 @@ pub struct RingLink<Q: QueuePair> {
     pub(super) starved: bool,
     /// The device refused a post though slots were free; try again soon.
     pub(super) device_full: bool,
+    pub(super) liveness: Option<Box<dyn Liveness>>,
+    pub(super) liveness_waker: StandingWaker,
+    pub(super) sender: Sender<Q::Region>,
+    pub(super) receiver: Receiver<Q::Region>,
+    pub(super) ending: Ending,
+    pub(super) pulls: Pulls<Q::Region>,
+
+    pub(super) bulk_out: BulkSendPool<Q::Region>,
+    pub(super) pull_pool: Arc<PullPool<Q::Region>>,
     pub(super) transport: &'static str,
     pub(super) peer: String,
 }

@@ -78,7 +78,7 @@ impl ShmQueuePair {
     pub(super) fn lose_peer(&mut self, failure: Failure) {
         if matches!(self.phase, Phase::Up) {
             tracing::debug!(peer = %self.peer_name, error = %failure.error, "shm: peer lost");
-            self.phase = Phase::PeerLost(failure);
+            self.phase = Phase::PeerLost(Box::new(failure));
             self.blocked = None;
         }
     }
@@ -90,7 +90,7 @@ impl ShmQueuePair {
             return;
         }
         self.publish_state(failure.code);
-        self.phase = Phase::Failed(failure);
+        self.phase = Phase::Failed(Box::new(failure));
         self.blocked = None;
         self.sends.flush();
         // After the state, not before: see `super::lend`.

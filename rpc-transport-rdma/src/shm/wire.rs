@@ -77,11 +77,15 @@ impl From<AccessError> for Step {
 }
 
 /// The way to the peer: its control block, its completion ring, its regions.
+///
+/// In this order in memory: what each call touches comes first, so that it lies in few cache lines.
 #[derive(Debug)]
+#[repr(C)]
 pub(super) struct Wire {
     pub(super) peer: Arc<ControlBlock>,
     pub(super) producer: Producer,
     pub(super) regions: PeerRegions,
+
     /// The memory of the peer's process, if this side can read it.
     pub(super) peer_memory: Option<PeerMemory>,
 }

@@ -81,7 +81,7 @@ fn check(end: &End) {
     assert!(session.buffered_bytes() <= LIMITS.max_buffered_bytes);
     assert!(session.streams.len() <= 128);
     assert!(session.control.len() <= 20 + 128 * 4 + session.bulks_owed as usize);
-    let listed = session.serving.len() + session.begun.len() + session.without_buffer.len();
+    let listed = session.line.as_ref().map_or(0, |line| line.len());
     assert!(listed <= 128);
     assert!(session.open as usize <= session.streams.len());
     let held: u64 = session.streams.iter().map(|stream| stream.held()).sum();
