@@ -66,7 +66,20 @@ pub(crate) fn decode<M: Message + Default>(
     what: &str,
     path: &str,
 ) -> Result<M, Status> {
-    body.decode().map_err(|error| malformed::<M>(body.len(), what, path, &error))
+    let mut message = M::default();
+    decode_into(&mut message, body, what, path)?;
+    Ok(message)
+}
+
+/// The same into a message that is as it is by default.
+#[inline]
+pub(crate) fn decode_into<M: Message>(
+    message: &mut M,
+    body: View<'_>,
+    what: &str,
+    path: &str,
+) -> Result<(), Status> {
+    body.decode_into(message).map_err(|error| malformed::<M>(body.len(), what, path, &error))
 }
 
 #[cold]

@@ -84,6 +84,13 @@ impl<T> Response<T> {
         (self.metadata, self.trailers.map(|trailers| *trailers).unwrap_or_default(), self.message)
     }
 
+    /// The same of one that need not be whole any more.
+    #[inline]
+    pub(crate) fn as_answer(&mut self) -> (MetadataMap, MetadataMap, &T) {
+        let trailers = self.trailers.take().map(|trailers| *trailers).unwrap_or_default();
+        (std::mem::take(&mut self.metadata), trailers, &self.message)
+    }
+
     /// Takes the response apart.
     ///
     /// Trailers, if any, go into the extensions, where [`Response::from_parts`] finds them again.

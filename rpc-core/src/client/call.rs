@@ -3,14 +3,14 @@
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use prost::Message;
 use tokio::time::Sleep;
 
 use super::connection::Held;
-use crate::codec::decode;
+use crate::codec::decode_into;
 use crate::driver::body::View;
 use crate::driver::cell::Cell;
 use crate::driver::{Begun, Conn, Helped, OpenRequest, Watch, now};
@@ -69,6 +69,7 @@ pub(super) struct Call<'a> {
 
 impl<'c> Call<'c> {
     /// `waker`: of the task that waits for the answer right after this, if it does.
+    #[inline]
     pub(super) fn open(
         connection: Held<'c>,
         opening: &Opening<'_>,
@@ -115,7 +116,9 @@ impl<'c> Call<'c> {
         path: &'static str,
     ) -> Poll<Result<Response<M>, Status>> {
         let make = |message: View<'_>, headers: MetadataMap, trailers: MetadataMap| {
-            let mut response = Response::new(decode(message, "response", path)?);
+            // Decoded where it stays.
+            let mut response = Response::new(M::default());
+            decode_into(response.get_mut(), message, "response", path)?;
             if !headers.is_empty() {
                 *response.metadata_mut() = headers;
             }
@@ -124,10 +127,12 @@ impl<'c> Call<'c> {
             }
             Ok(response)
         };
-        let result = ready!(self.poll_wait(cx, true, |cell, cx| cell.poll_answer(cx, make)));
-        // A failure found on this side leaves the stream open.
-        self.over = result.is_ok() || self.cell.has_ended();
-        Poll::Ready(result)
+        let polled = self.poll_wait(cx, true, |cell, cx| cell.poll_answer(cx, make));
+        if let Poll::Ready(result) = &polled {
+            // A failure found on this side leaves the stream open.
+            self.over = result.is_ok() || self.cell.has_ended();
+        }
+        polled
     }
 
     /// The answer of a call with many response messages, once its initial metadata is known.
@@ -155,10 +160,11 @@ impl<'c> Call<'c> {
         if first == Watch::Waker {
             return Poll::Pending;
         }
-        if matches!(first, Watch::Nobody | Watch::Scout)
-            && let Poll::Ready(result) = poll(&self.cell, cx)
-        {
-            return Poll::Ready(result);
+        if matches!(first, Watch::Nobody | Watch::Scout) {
+            let polled = poll(&self.cell, cx);
+            if polled.is_ready() {
+                return polled;
+            }
         }
         if first == Watch::Scout {
             cx.waker().wake_by_ref();

@@ -77,7 +77,11 @@ impl<'a, Req: Message, Res: Message + Default> Unary<'a, Req, Res> {
             max_message_bytes: limits.decode_bytes,
         };
         self.attempts += 1;
-        self.stage = Stage::Open(Call::open(connection, &opening, Some(cx.waker())));
+        let call = Call::open(connection, &opening, Some(cx.waker()));
+        let before = std::mem::replace(&mut self.stage, Stage::Open(call));
+        // There is nothing to drop, which the compiler does not see.
+        debug_assert!(matches!(before, Stage::Begin));
+        std::mem::forget(before);
         Ok(())
     }
 
@@ -86,13 +90,18 @@ impl<'a, Req: Message, Res: Message + Default> Unary<'a, Req, Res> {
         loop {
             let deadline = *self.deadline.get_or_insert_with(|| Deadline::of(&self.request));
             match &mut self.stage {
-                Stage::Open(call) => match ready!(call.poll_response(cx, self.method.path)) {
-                    // It never left: once more, on another connection.
-                    Err(status) if self.attempts < ATTEMPTS && may_retry(&status) => {
-                        self.stage = Stage::Begin;
+                Stage::Open(call) => {
+                    let polled = call.poll_response(cx, self.method.path);
+                    match &polled {
+                        // It never left: once more, on another connection.
+                        Poll::Ready(Err(status))
+                            if self.attempts < ATTEMPTS && may_retry(status) =>
+                        {
+                            self.stage = Stage::Begin;
+                        }
+                        _ => return polled,
                     }
-                    result => return Poll::Ready(result),
-                },
+                }
                 Stage::Begin => match self.client.channel().current() {
                     Some(connection) => self.open(cx, deadline, connection)?,
                     None => {
@@ -107,6 +116,7 @@ impl<'a, Req: Message, Res: Message + Default> Unary<'a, Req, Res> {
                 },
                 Stage::Connecting(connecting) => {
                     let connection = ready!(connecting.as_mut().poll(cx))?;
+                    self.stage = Stage::Begin;
                     self.open(cx, deadline, connection)?;
                 }
                 Stage::Over => unreachable!("a call is over once"),
@@ -121,9 +131,11 @@ impl<Req: Message, Res: Message + Default> Future for Unary<'_, Req, Res> {
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
-        let result = ready!(this.poll_call(cx));
-        this.stage = Stage::Over;
-        Poll::Ready(result)
+        let polled = this.poll_call(cx);
+        if polled.is_ready() {
+            this.stage = Stage::Over;
+        }
+        polled
     }
 }
 

@@ -23,12 +23,13 @@ pub(crate) enum Body {
 /// message.
 #[derive(Clone, Copy)]
 pub(crate) struct Short {
-    /// More than there is room for: no message.
-    len: u8,
+    /// More than there is room for: no message. As wide as what it is all copied by: a copy that ends
+    /// amid what is loaded next makes that wait.
+    len: u64,
     bytes: [u8; INLINE_BYTES],
 }
 
-const NO_MESSAGE: u8 = u8::MAX;
+const NO_MESSAGE: u64 = u64::MAX;
 
 impl Default for Short {
     fn default() -> Short {
@@ -47,12 +48,12 @@ impl Short {
     #[inline]
     pub(super) fn set(&mut self, message: &[u8]) {
         self.bytes[..message.len()].copy_from_slice(message);
-        self.len = message.len() as u8;
+        self.len = message.len() as u64;
     }
 
     #[inline]
     pub(super) fn get(&self) -> Option<&[u8]> {
-        self.bytes.get(..usize::from(self.len))
+        self.bytes.get(..usize::try_from(self.len).ok()?)
     }
 
     #[inline]
@@ -204,17 +205,18 @@ impl From<View<'_>> for Body {
 }
 
 impl View<'_> {
+    /// `Message::decode`, into a message that is there.
     #[inline]
-    pub(crate) fn decode<M: prost::Message + Default>(self) -> Result<M, prost::DecodeError> {
-        // `Message::decode`, but for moving the message once more.
-        let mut message = M::default();
+    pub(crate) fn decode_into<M: prost::Message>(
+        self,
+        message: &mut M,
+    ) -> Result<(), prost::DecodeError> {
         match self {
             View::Short(bytes) => message.merge(Slice { bytes, sent_again: true }),
             View::Answer(bytes) => message.merge(Slice { bytes, sent_again: false }),
             View::Shared(bytes) => message.merge(Parts::from(bytes.clone())),
             View::Split(parts) => message.merge(Parts::clone(parts)),
         }
-        .map(|()| message)
     }
 
     pub(crate) fn len(self) -> usize {
@@ -240,8 +242,9 @@ mod tests {
         for cut in 0..=encoded.len() {
             let bytes = &encoded[..cut];
             for view in [View::Short(bytes), View::Answer(bytes)] {
+                let mut decoded = Bytes::new();
                 assert_eq!(
-                    view.decode::<Bytes>().map_err(|e| e.to_string()),
+                    view.decode_into(&mut decoded).map(|()| decoded).map_err(|e| e.to_string()),
                     Bytes::decode(bytes).map_err(|e| e.to_string()),
                     "{cut}"
                 );

@@ -80,14 +80,7 @@ impl Calls {
             }
         } else {
             let Some(bare) = session.bare_request(|| clock.now(), frame) else { return false };
-            let request = self.batch.put(Payload::Borrowed(bare.message));
-            self.batch.arrivals.push(Arrival {
-                id: bare.stream,
-                request,
-                method: bare.method,
-                deadline: bare.deadline,
-                metadata: MetadataMap::new(),
-            });
+            self.batch.put_bare(&bare);
         }
         true
     }

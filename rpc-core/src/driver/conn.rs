@@ -86,7 +86,13 @@ pub(crate) trait Conn: Send + Sync + 'static {
     fn headers(&self, id: StreamId, metadata: MetadataMap);
 
     /// Server: a whole unary answer, with its metadata and its trailers.
-    fn respond(&self, id: StreamId, blocks: (MetadataMap, MetadataMap), message: &dyn Encode);
+    fn respond(
+        &self,
+        id: StreamId,
+        metadata: MetadataMap,
+        trailers: MetadataMap,
+        message: &dyn Encode,
+    );
 
     /// Server: the end of the call.
     fn finish(&self, id: StreamId, end: Result<MetadataMap, Status>);

@@ -461,11 +461,17 @@ impl<L: Link> Conn for Connection<L> {
         self.act_or_leave(false, 0, metadata, act, |metadata| Job::Headers { id, metadata });
     }
 
-    fn respond(&self, id: StreamId, blocks: (MetadataMap, MetadataMap), message: &dyn Encode) {
+    fn respond(
+        &self,
+        id: StreamId,
+        metadata: MetadataMap,
+        trailers: MetadataMap,
+        message: &dyn Encode,
+    ) {
         self.act_or_leave(
             false,
             message.encoded_len(),
-            blocks,
+            (metadata, trailers),
             |owner, (metadata, trailers)| owner.respond(id, metadata, trailers, message),
             |(metadata, trailers)| Job::Respond {
                 id,

@@ -15,7 +15,9 @@ use super::scout::Scouting;
 use crate::link::{Link, LinkError, LinkErrorKind, Received};
 use crate::metadata::MetadataMap;
 use crate::poll_set::PollSet;
-use crate::session::{CANCELLED, FrameRef, Payload, Role, Session, SessionError, StreamId};
+use crate::session::{
+    BareRequest, CANCELLED, FrameRef, Payload, Role, Session, SessionError, StreamId,
+};
 use crate::status::{Code, RequestSeen, Status};
 
 /// How long a connection that is otherwise done waits for the peer to pull what it was sent. The
@@ -33,6 +35,13 @@ pub(crate) struct Arrival {
     pub(crate) method: u16,
     pub(crate) deadline: Option<Instant>,
     pub(crate) metadata: MetadataMap,
+}
+
+impl Arrival {
+    const fn blank() -> Arrival {
+        let (id, request) = (StreamId::FIRST, Arrived::Short { start: 0, end: 0 });
+        Arrival { id, request, method: 0, deadline: None, metadata: MetadataMap::new() }
+    }
 }
 
 /// The messages of a request that arrived.
@@ -66,6 +75,26 @@ impl ArrivalBatch {
         let start = self.short.len();
         self.short.extend_from_slice(slice);
         Arrived::Short { start, end: self.short.len() }
+    }
+
+    /// A whole unary call.
+    #[inline]
+    pub(super) fn put_bare(&mut self, bare: &BareRequest<'_>) {
+        // Filled in where it stays: what is stored field by field and moved as a whole right after
+        // waits for the stores.
+        self.arrivals.push(const { Arrival::blank() });
+        let Some(arrival) = self.arrivals.last_mut() else { return };
+        (arrival.id, arrival.method) = (bare.stream, bare.method);
+        if bare.deadline.is_some() {
+            arrival.deadline = bare.deadline;
+        }
+        if bare.message.len() <= INLINE_BYTES {
+            let start = self.short.len();
+            self.short.extend_from_slice(bare.message);
+            arrival.request = Arrived::Short { start, end: self.short.len() };
+        } else {
+            arrival.request = Arrived::Long(Bytes::copy_from_slice(bare.message));
+        }
     }
 
     pub(crate) fn clear(&mut self) {

@@ -104,8 +104,8 @@ impl<'a> IncomingCall<'a> {
         Handler::new(self.slot, Some(Arc::clone(&cell)), async move {
             match only_message(&cell, &reply.site.path).await {
                 Ok(message) => {
-                    let (answer, _) = method(request.map(|()| message)).await;
-                    reply.unary(answer);
+                    let (mut answer, _) = method(request.map(|()| message)).await;
+                    reply.unary(&mut answer);
                 }
                 Err(status) => reply.fail(status),
             }
@@ -147,8 +147,8 @@ impl<'a> IncomingCall<'a> {
         let cell = reply.mailbox(self.messages());
         let request = self.request(streaming(&reply, Arc::clone(&cell)));
         Handler::new(self.slot, Some(cell), async move {
-            let answer = method(request).await;
-            reply.unary(answer);
+            let mut answer = method(request).await;
+            reply.unary(&mut answer);
         })
     }
 

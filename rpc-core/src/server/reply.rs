@@ -64,14 +64,15 @@ impl Reply {
         }
     }
 
-    pub(super) fn unary<M: Message>(&mut self, answer: Result<Response<M>, Status>) {
+    /// Takes what there is beside the message.
+    pub(super) fn unary<M: Message>(&mut self, answer: &mut Result<Response<M>, Status>) {
         let (metadata, trailers, message) = match answer {
-            Ok(response) => response.into_answer(),
-            Err(status) => return self.end(Err(status)),
+            Ok(response) => response.as_answer(),
+            Err(status) => return self.end(Err(status.clone())),
         };
-        match ProstMessage::new(&message, self.limits.encode_bytes) {
+        match ProstMessage::new(message, self.limits.encode_bytes) {
             Ok(message) => {
-                self.site.conn.respond(self.id, (metadata, trailers), &message);
+                self.site.conn.respond(self.id, metadata, trailers, &message);
                 // Not before: a message that panics while it encodes is answered by our drop.
                 self.answered = true;
             }

@@ -6,7 +6,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use prost::Message;
 
@@ -73,7 +73,9 @@ where
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         // Without one the request could not be decoded, which has been answered.
         let Some(answer) = self.answer.as_mut().as_pin_mut() else { return Poll::Ready(()) };
-        let (answer, service) = ready!(answer.poll(cx));
+        let mut polled = answer.poll(cx);
+        // By reference: the answer need not be moved.
+        let Poll::Ready((ref mut answer, service)) = polled else { return Poll::Pending };
         self.answer.set(None);
         self.service = Some(service);
         self.reply.unary(answer);

@@ -66,6 +66,9 @@ pub struct StreamId {
 }
 
 impl StreamId {
+    /// A connection's first.
+    pub(crate) const FIRST: StreamId = StreamId { slot: 0, generation: 0 };
+
     /// The slot: a small number, reused when the stream is over.
     pub fn slot(self) -> usize {
         self.slot as usize

@@ -220,16 +220,22 @@ impl Cell {
         make: impl FnOnce(View<'_>, MetadataMap, MetadataMap) -> Result<T, Status>,
     ) -> Poll<Result<T, Status>> {
         let mut state = self.lock();
-        if state.answer.is_some() && state.inbox.is_empty() && state.headers.is_none() {
-            let answer = state.answer;
-            state.answer.clear();
-            drop(state);
-            let message = View::Answer(answer.get().unwrap_or_default());
-            return Poll::Ready(make(message, MetadataMap::new(), MetadataMap::new()));
-        }
-        drop(state);
-        let (body, headers, trailers) = ready!(self.poll_any_answer(cx))?;
-        Poll::Ready(make(body.view(), headers, trailers))
+        let (answer, body);
+        let (message, headers, trailers) =
+            if state.answer.is_some() && state.inbox.is_empty() && state.headers.is_none() {
+                answer = state.answer;
+                state.answer.clear();
+                drop(state);
+                let message = View::Answer(answer.get().unwrap_or_default());
+                (message, MetadataMap::new(), MetadataMap::new())
+            } else {
+                drop(state);
+                let (any, headers, trailers) = ready!(self.poll_any_answer(cx))?;
+                body = any;
+                (body.view(), headers, trailers)
+            };
+        // Called in one place, so that it becomes a part of this, and what it makes is not moved.
+        Poll::Ready(make(message, headers, trailers))
     }
 
     /// The same for an answer that has more to it, or has not come.
