@@ -164,6 +164,12 @@ impl Shared {
         self.crowd.awake.load(Ordering::Relaxed) as u64 * TURN_NS
     }
 
+    /// Whether nothing has come for so long, and for as long as the peers' turns may take beside that.
+    fn is_quiet_for(&self, patience_ns: u64, now_ns: u64) -> bool {
+        let quiet_ns = now_ns.saturating_sub(self.last_news_ns.load(Ordering::Relaxed));
+        quiet_ns >= patience_ns.saturating_add(self.turns_ns())
+    }
+
     fn since_begin_ns(&self, at: Instant) -> u64 {
         at.saturating_duration_since(self.begin).as_nanos() as u64
     }
@@ -282,11 +288,8 @@ impl PollSet {
             return false;
         }
         let now = now();
-        let quiet_ns = self
-            .shared
-            .since_begin_ns(now)
-            .saturating_sub(self.shared.last_news_ns.load(Ordering::Relaxed));
-        let patience_ns = self.patience_ns.saturating_add(self.shared.turns_ns());
-        quiet_ns >= patience_ns || now.duration_since(last_news) >= LINGER
+        let now_ns = self.shared.since_begin_ns(now);
+        self.shared.is_quiet_for(self.patience_ns, now_ns)
+            || now.duration_since(last_news) >= LINGER
     }
 }

@@ -182,10 +182,8 @@ impl Scanner {
         }
         let at = now();
         let now_ns = self.shared.since_begin_ns(at);
-        let quiet_ns = now_ns.saturating_sub(self.shared.last_news_ns.load(Ordering::Relaxed));
         let check_linger = now_ns >= self.next_linger_check_ns;
-        let turns_ns = self.shared.turns_ns();
-        if quiet_ns < self.least_patience_ns.saturating_add(turns_ns) && !check_linger {
+        if !check_linger && !self.shared.is_quiet_for(self.least_patience_ns, now_ns) {
             return;
         }
         self.next_linger_check_ns = now_ns + LINGER_CHECK_NS;
@@ -194,7 +192,7 @@ impl Scanner {
             let watched = &entry.watched;
             let patience_ns = watched.patience_ns.load(Ordering::Relaxed);
             let waited_ns = now_ns.saturating_sub(watched.since_ns.load(Ordering::Relaxed));
-            let is_over = quiet_ns >= patience_ns.saturating_add(turns_ns);
+            let is_over = self.shared.is_quiet_for(patience_ns, now_ns);
             if patience_ns != u64::MAX && (is_over || waited_ns >= linger_ns) {
                 entry.rouse(at, &mut self.again);
             }
