@@ -286,3 +286,30 @@ async fn a_stream_of_messages_that_panics_ends_its_call() {
     assert_eq!(status.code(), Code::Cancelled, "{status}");
     unary(&world, ping("", 0)).await.unwrap();
 }
+
+/// What answers, the service and the memory of the handler go from one call of a method to the next.
+#[tokio::test]
+async fn handlers_of_a_method_follow_each_other_whatever_became_of_the_last() {
+    let world = world(MemoryConfig::default(), ConnectionConfig::default());
+    let malformed = || world.client.unary::<u32, Ping>(&METHODS[0], Request::new(7));
+    let long = |bytes| Ping { payload: vec![3; bytes].into(), ..ping("", 5) };
+    let answer = async |message| unary(&world, message).await.map(Response::into_inner);
+    for round in 0..3 {
+        assert_eq!(answer(ping("", round)).await.unwrap().number, round);
+        let status = answer(ping("panic", round)).await.unwrap_err();
+        assert_eq!((status.code(), status.message()), (Code::Internal, "the handler panicked"));
+        assert_eq!(answer(ping("", round)).await.unwrap().number, round);
+        let status = malformed().await.unwrap_err();
+        assert!(status.message().contains("is not a"), "{status}");
+        // One goes on as a task while others are served.
+        let (slept, at_once) = tokio::join!(answer(ping("sleep", 20)), answer(ping("", round)));
+        assert_eq!((slept.unwrap().number, at_once.unwrap().number), (20, round));
+        let status = answer(ping("fail", 5)).await.unwrap_err();
+        assert_eq!((status.code(), status.details()), (Code::NotFound, &b"details"[..]));
+        // In memory of its own, and in pieces.
+        for bytes in [5_000, 3_000_000] {
+            assert_eq!(answer(long(bytes)).await.unwrap(), long(bytes));
+        }
+    }
+    assert_eq!(world.echo.counts.running.load(Ordering::SeqCst), 0);
+}

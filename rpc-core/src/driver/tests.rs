@@ -346,6 +346,64 @@ fn a_message_that_panics_under_the_lock_takes_nobody_elses_call_along() {
     assert!(other.id().is_some(), "its job was forgotten");
 }
 
+/// A stream's messages that were left come before its end, which is sent in place.
+#[test]
+fn whoever_has_the_connection_has_run_what_it_left_before() {
+    #[derive(Default)]
+    struct Ran(AtomicUsize);
+    impl Wake for Ran {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+    const JOBS: usize = 20_000;
+    let (near, _far) = pair(MemoryConfig::default());
+    let connection =
+        Connection::new(Role::Client, SessionConfig::default(), Progress::EVENT, near, now());
+    let ran = Arc::<Ran>::default();
+    let over = std::sync::atomic::AtomicBool::new(false);
+    let in_order = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                connection.with_owner(|_| ());
+            }
+        });
+        let runs = || connection.with_owner(|_| ran.0.load(Ordering::Relaxed));
+        let in_order = (1..=JOBS).all(|left| {
+            connection.leave(Job::Wake(Waker::from(Arc::clone(&ran))));
+            std::iter::repeat_with(runs).flatten().next() == Some(left)
+        });
+        over.store(true, Ordering::Relaxed);
+        in_order
+    });
+    assert!(in_order, "it was the owner, and its job had not been run");
+}
+
+#[test]
+fn a_job_that_panics_takes_no_other_along() {
+    struct Panics;
+    impl Wake for Panics {
+        fn wake(self: Arc<Self>) {
+            panic!("as the test wants");
+        }
+    }
+    let (near, _far) = pair(MemoryConfig::default());
+    let connection =
+        Connection::new(Role::Client, SessionConfig::default(), Progress::EVENT, near, now());
+    let (metadata, message, other) = (MetadataMap::new(), Bytes::new(), Arc::<Cell>::default());
+    let leave_both = || {
+        connection.while_taken(|| {
+            connection.leave(Job::Wake(Waker::from(Arc::new(Panics))));
+            let open = OwnedOpen::new(&other, &unary(&metadata, &message), None);
+            connection.leave(Job::Open(open));
+        });
+    };
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(leave_both)).unwrap_err();
+    assert!(other.id().is_none());
+    connection.flush();
+    assert!(other.id().is_some(), "its job was forgotten");
+}
+
 #[test]
 fn a_stream_that_was_never_sent_and_is_given_up_goes_to_the_next_call_that_waits() {
     let (metadata, message) = (MetadataMap::new(), Bytes::from(vec![0; 1000]));
