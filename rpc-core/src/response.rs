@@ -79,16 +79,11 @@ impl<T> Response<T> {
         self.message
     }
 
-    /// Metadata, trailers and message; allocates nothing.
-    pub(crate) fn into_answer(self) -> (MetadataMap, MetadataMap, T) {
-        (self.metadata, self.trailers.map(|trailers| *trailers).unwrap_or_default(), self.message)
-    }
-
-    /// The same of one that need not be whole any more.
+    /// Takes metadata and trailers out; allocates nothing.
     #[inline]
-    pub(crate) fn as_answer(&mut self) -> (MetadataMap, MetadataMap, &T) {
+    pub(crate) fn take_metadata(&mut self) -> (MetadataMap, MetadataMap) {
         let trailers = self.trailers.take().map(|trailers| *trailers).unwrap_or_default();
-        (std::mem::take(&mut self.metadata), trailers, &self.message)
+        (std::mem::take(&mut self.metadata), trailers)
     }
 
     /// Takes the response apart.

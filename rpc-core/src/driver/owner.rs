@@ -81,7 +81,7 @@ impl ArrivalBatch {
     #[inline]
     pub(super) fn put_bare(&mut self, bare: &BareRequest<'_>) {
         // Filled in where it stays: what is stored field by field and moved as a whole right after
-        // waits for the stores.
+        // waits for the stores. With the place from `put` it is moved again, a hundredth of a call's time.
         self.arrivals.push(const { Arrival::blank() });
         let Some(arrival) = self.arrivals.last_mut() else { return };
         (arrival.id, arrival.method) = (bare.stream, bare.method);

@@ -68,16 +68,14 @@ impl<'a> IncomingCall<'a> {
         F: FnOnce(Arc<S>, Request<Req>) -> Fut + Send + 'static,
         Fut: Future<Output = Answered<S, Res>> + Send + 'static,
     {
-        if matches!(self.arrival.request, Arrived::In(_)) {
-            let service = Arc::clone(service);
-            return self.unary_in_pieces(|request| method(service, request));
-        }
         let slot = self.slot.take();
-        let mut runner = UnaryRunner::begin(slot, self.site, self.arrival.id, self.limits);
-        let message = match self.messages() {
-            Messages::Whole(view) => decode(view, "request", &self.site.path),
-            Messages::In(_) => unreachable!("this has been looked at"),
+        let Messages::Whole(view) = self.messages() else {
+            let service = Arc::clone(service);
+            self.slot = slot;
+            return self.unary_in_pieces(|request| method(service, request));
         };
+        let mut runner = UnaryRunner::begin(slot, self.site, self.arrival.id, self.limits);
+        let message = decode(view, "request", &self.site.path);
         if let Arrived::Long(bytes) = &mut self.arrival.request {
             // What has been read goes now, and not with its batch.
             *bytes = Bytes::new();

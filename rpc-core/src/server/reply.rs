@@ -66,11 +66,12 @@ impl Reply {
 
     /// Takes what there is beside the message.
     pub(super) fn unary<M: Message>(&mut self, answer: &mut Result<Response<M>, Status>) {
-        let (metadata, trailers, message) = match answer {
-            Ok(response) => response.as_answer(),
+        let response = match answer {
+            Ok(response) => response,
             Err(status) => return self.end(Err(status.clone())),
         };
-        match ProstMessage::new(message, self.limits.encode_bytes) {
+        let (metadata, trailers) = response.take_metadata();
+        match ProstMessage::new(response.get_ref(), self.limits.encode_bytes) {
             Ok(message) => {
                 self.site.conn.respond(self.id, metadata, trailers, &message);
                 // Not before: a message that panics while it encodes is answered by our drop.
@@ -85,12 +86,13 @@ impl Reply {
         M: Message,
         S: Stream<Item = Result<M, Status>> + Send,
     {
-        let (metadata, trailers, messages) = match answer {
-            Ok(response) => response.into_answer(),
+        let mut response = match answer {
+            Ok(response) => response,
             Err(status) => return self.end(Err(status)),
         };
+        let (metadata, trailers) = response.take_metadata();
         self.site.conn.headers(self.id, metadata);
-        let mut stream = pin!(messages);
+        let mut stream = pin!(response.into_inner());
         let mut outbox = Outbox::new(self.limits.encode_bytes);
         let sent = poll_fn(|cx| {
             outbox.poll_send(cx, &*self.site.conn, &cell, |cx| stream.as_mut().poll_next(cx))

@@ -98,7 +98,7 @@ impl ShmQueuePair {
 
     /// Runs waiting requests, up to one slice of bytes.
     pub(super) fn advance(&mut self) {
-        let mut budget = self.slice_bytes;
+        let mut budget = self.config.slice_bytes;
         let mut published_any = false;
         let mut looked = false;
         while matches!(self.phase, Phase::Up) {

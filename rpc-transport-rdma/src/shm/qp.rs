@@ -102,8 +102,6 @@ pub struct ShmQueuePair {
     pub(super) watched: Arc<Watched<Watch>>,
     pub(super) consumer: Consumer,
     pub(super) received_messages: u64,
-    /// The configuration's.
-    pub(super) slice_bytes: usize,
     pub(super) wire: Wire,
     pub(super) sends: SendQueue,
     pub(super) regions: OwnRegions,
@@ -145,7 +143,6 @@ impl ShmQueuePair {
             announcements: 0,
             announced: 0,
             received_messages: 0,
-            slice_bytes: config.slice_bytes,
             socket: Arc::new(socket),
             own_event: Arc::new(own_event),
             peer_event,
@@ -320,7 +317,7 @@ impl QueuePair for ShmQueuePair {
                 self.check(index, &request.op)?;
             }
         }
-        let mut budget = self.slice_bytes;
+        let mut budget = self.config.slice_bytes;
         let mut published = false;
         for (index, request) in list.iter().enumerate() {
             let checked = self.check(index, &request.op)?;
