@@ -260,10 +260,12 @@ impl<L: Link> Connection<L> {
     /// this thread, or calls are open whose answers the driver waits for while it is awake, so
     /// that it flushes soon. Where a flush costs little and the peer need not be woken for it, half of
     /// these calls leave at a time: if all did, this end would wait for the peer and then the peer for
-    /// it. A call alone on its connection never waits.
+    /// it. A call alone on its connection waits only where others are about to follow it, whose answers came
+    /// with that of its caller's last.
     fn may_wait(&self, owner: &mut Owner<L>, hold: bool) -> bool {
         let gather = match owner.session.open_streams() as u32 {
             _ if hold || CORKED.get() == self.address() => owner.flush_frames,
+            _ if owner.followers > 0 => owner.flush_frames.min(owner.followers),
             0 | 1 => 0,
             _ if owner.asleep && !(self.progress.polls() && owner.is_woken_for_burst()) => 0,
             open if owner.flushes_early && self.progress.polls() => {
@@ -385,7 +387,8 @@ impl<L: Link> Conn for Connection<L> {
             self.run_jobs(&mut owner);
             // The same question as in `help`.
             let polls = self.progress.polls();
-            let alone = polls && owner.session.open_streams() == 0 && !self.is_crowded();
+            let first = owner.session.open_streams() == 0 && owner.followers == 0;
+            let alone = polls && first && !self.is_crowded();
             if polls && !alone {
                 self.patience().inspect(|patience| patience.saw_two());
             }

@@ -142,6 +142,9 @@ pub(super) struct Owner<L> {
     /// Acts of calls whose frames wait for the next flush, and how many may.
     pub(super) unflushed: u32,
     pub(super) flush_frames: u32,
+    /// How many calls are likely to follow the answers of the driver's last turn, which has another
+    /// turn soon ([`Connection::may_wait`](super::connection::Connection)).
+    pub(super) followers: u32,
     /// Of those, since the driver fell asleep.
     pub(super) acts_in_sleep: u32,
     /// Passes of callers that poll in place, since the driver last looked.
@@ -191,6 +194,7 @@ impl<L: Link> Owner<L> {
             scouting: Scouting::default(),
             asked: false,
             unflushed: 0,
+            followers: 0,
             acts_in_sleep: 0,
             delivered: false,
             received: 0,

@@ -190,6 +190,7 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
     fn turn(&mut self, driver: &Waker) -> Option<Turn> {
         let (stale, told) = (self.now_is_stale, self.told.take());
         let was_asleep = !self.client && self.slept_at.is_some() && !self.undated_news;
+        let alone = self.set.is_some() && !self.is_one_of_many();
         let Driver { client, connection, arrivals, batch, set, quiet_passes, pulls_wait, .. } =
             self;
         let waits = *quiet_passes > 0 && set.as_ref().is_some_and(PollSet::is_alone);
@@ -198,6 +199,7 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
         let mut turn = connection.with_owner(|owner| {
             owner.asleep = false;
             owner.napper = None;
+            owner.followers = 0;
             match told {
                 Some(at) => owner.clock.told(at),
                 None => owner.clock.tick(stale),
@@ -225,7 +227,13 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
                 (true, _) => Turn::Drained,
                 // On a client, news is for somebody. On a server it mostly is for handlers that
                 // run right here; but who waits for a long message is a task.
-                (_, true) if delivered => Turn::Delivered(owner.received),
+                (_, true) if delivered => {
+                    // A connection alone that polls does better with halves (`Connection::may_wait`).
+                    if !(alone && owner.flushes_early) {
+                        owner.followers = followers(owner.received);
+                    }
+                    Turn::Delivered(owner.received)
+                }
                 (_, true) => Turn::News,
                 (_, false) if owner.nap(driver, connection.is_crowded()) => Turn::Nap,
                 (_, false) => Turn::Quiet,
@@ -377,6 +385,17 @@ enum Turn {
     /// No new calls come, and none is left.
     Drained,
     Over(Ended),
+}
+
+/// How many calls are to leave together that follow so many answers: after a few all that are made
+/// before the driver's next turn, and after many, when that is later, as many as there were answers. 0: each
+/// leaves as it would otherwise.
+fn followers(answers: usize) -> u32 {
+    match answers {
+        0 | 1 => 0,
+        few if few < MANY_ANSWERS => u32::MAX,
+        many => many as u32,
+    }
 }
 
 impl<L: Link, A: Arrivals> Sitter for Driver<L, A> {

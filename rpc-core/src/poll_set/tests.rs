@@ -6,6 +6,7 @@ use std::task::Poll;
 use std::thread;
 
 use super::*;
+use crate::driver::tests::Woken;
 
 /// News while the count is ahead of what was taken.
 #[derive(Default)]
@@ -274,4 +275,24 @@ fn runtimes_have_sets_of_their_own_and_a_dead_one_wakes_its_waiters() {
     drop(one);
     assert!(flag.0.load(Ordering::Relaxed));
     assert_eq!(Arc::strong_count(&entry), 1);
+}
+
+/// Those that their own tasks move along have a turn whenever the set has one.
+#[tokio::test]
+async fn one_turn_of_the_set_wakes_all_that_have_news() {
+    let set = PollSet::current(None);
+    let entries: Vec<_> = (0..200).map(|_| count()).collect();
+    let woken: Vec<_> = entries.iter().map(|_| Arc::new(Woken::default())).collect();
+    for (entry, woken) in entries.iter().zip(&woken) {
+        set.watch(entry, &Waker::from(Arc::clone(woken)));
+    }
+    let mut scanner = Scanner::new(Arc::clone(&set.shared));
+    for number in [0, 3, 40, 199] {
+        entries[number].source().come.store(1, Ordering::Release);
+    }
+    let mut cx = std::task::Context::from_waker(Waker::noop());
+    assert!(std::pin::pin!(&mut scanner).poll(&mut cx).is_pending());
+    let found: Vec<_> =
+        (0..200).filter(|number| woken[*number].0.load(Ordering::Relaxed) > 0).collect();
+    assert_eq!(found, [0, 3, 40, 199]);
 }

@@ -201,3 +201,68 @@ async fn whoever_polls_a_socket_lets_the_runtime_look_in_between() {
         assert_eq!(count.load(Ordering::Relaxed), looks, "in place: {in_place}");
     }
 }
+
+/// Callers that got their answers together call again one after the other: to send each call by itself costs as
+/// much for each as for all of them.
+#[tokio::test]
+async fn calls_that_follow_answers_which_came_together_leave_together() {
+    let busy = Progress { mode: ProgressMode::Busy, ..Progress::default() };
+    // Alone on a runtime that polls, where calls leave in halves; and the same but for one thing.
+    let kinds = [
+        ("a ring alone", busy, true, 0, false),
+        ("one ring of many", busy, true, 1, true),
+        ("a socket alone", busy, false, 0, true),
+        ("a ring by events", Progress::EVENT, true, 0, true),
+    ];
+    for (what, progress, flushes_early, others, gathers) in kinds {
+        for answers in [1, 3, MANY_ANSWERS + 2] {
+            let (near, far) = pair(MemoryConfig::default());
+            let (config, limits) = (SessionConfig::default(), far.limits());
+            let session = Session::new(Role::Server, config, limits, now());
+            let mut server = Owner::new(session, far, true);
+            let mut link = Rigged::new(near);
+            link.flushes_early = flushes_early;
+            let connection = Arc::new(Connection::new(Role::Client, config, progress, link, now()));
+            let mut driver = Driver::new(Arc::clone(&connection), Nothing);
+            let awake = driver.set.clone().map(|set| Arc::clone(set.crowd()));
+            awake.iter().for_each(|crowd| _ = crowd.awake.fetch_add(others, Ordering::Relaxed));
+            let mut run =
+                || assert!(driver.run(&mut Context::from_waker(Waker::noop())).is_pending());
+            let (metadata, message) = (MetadataMap::new(), Bytes::from_static(b"abc"));
+            let call = || connection.open(&unary(&metadata, &message), Some(Waker::noop()));
+            let mut arrived = || {
+                server.pass(&mut |_, _| Some(1 << 20));
+                let ids: Vec<_> =
+                    server.calls.batch.arrivals.drain(..).map(|arrival| arrival.id).collect();
+                ids.iter().for_each(|id| {
+                    server.respond(*id, &metadata, &metadata, &message).unwrap();
+                });
+                server.settle_or_fail();
+                ids.len()
+            };
+            // The first exchange carries more than calls and answers.
+            for round in [1, answers] {
+                let calls: Vec<_> = (0..round).map(|_| call()).collect();
+                connection.flush();
+                assert_eq!(arrived(), round);
+                run();
+                assert!(calls.iter().all(|begun| begun.cell.has_news()));
+            }
+            let sent: Vec<_> = (0..answers).map(|_| (call(), arrived()).1).collect();
+            let case = format!("{what}, {answers} answers");
+            if answers == 1 || !gathers {
+                assert_eq!(sent[0], 1, "{case}");
+            } else if answers < MANY_ANSWERS {
+                assert_eq!(sent.iter().sum::<usize>(), 0, "{case}: more may follow");
+            } else {
+                let mut last = vec![0; answers];
+                last[answers - 1] = answers;
+                assert_eq!(sent, last, "{case}: that is all of them");
+            }
+            run();
+            let sum = sent.iter().sum::<usize>() + arrived();
+            assert_eq!(sum, answers, "{case}: the driver's next turn sends what waits");
+            awake.iter().for_each(|crowd| _ = crowd.awake.fetch_sub(others, Ordering::Relaxed));
+        }
+    }
+}
