@@ -15,6 +15,8 @@
 
 pub mod address;
 pub mod bootstrap;
+#[cfg(target_os = "linux")]
+mod congestion;
 pub mod link;
 pub mod listener;
 pub mod liveness;

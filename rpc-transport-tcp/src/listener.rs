@@ -9,6 +9,8 @@ use std::time::Duration;
 use tokio::net::{TcpListener, UnixListener};
 
 use crate::address::Address;
+#[cfg(target_os = "linux")]
+use crate::congestion::Elsewhere;
 use crate::socket::{Socket, SocketOptions};
 
 /// How long a socket file must refuse connections before it counts as dead. Another server is in
@@ -32,7 +34,11 @@ pub struct Listener {
 
 #[derive(Debug)]
 enum Kind {
-    Tcp(TcpListener),
+    Tcp {
+        listener: TcpListener,
+        #[cfg(target_os = "linux")]
+        elsewhere: Elsewhere,
+    },
     Unix {
         listener: UnixListener,
         /// Held for its `drop`.
@@ -58,7 +64,12 @@ impl Listener {
         let kind = match address {
             Address::Tcp { host, port } => {
                 let bound = TcpListener::bind((host.as_str(), *port)).await;
-                Kind::Tcp(bound.map_err(|error| explain_bind(address, &error))?)
+                let listener = bound.map_err(|error| explain_bind(address, &error))?;
+                Kind::Tcp {
+                    #[cfg(target_os = "linux")]
+                    elsewhere: Elsewhere::of(&listener),
+                    listener,
+                }
             }
             Address::Unix(path) => {
                 let listener = match UnixListener::bind(path) {
@@ -74,7 +85,7 @@ impl Listener {
             }
         };
         let address = match &kind {
-            Kind::Tcp(listener) => {
+            Kind::Tcp { listener, .. } => {
                 let local = listener.local_addr()?;
                 Address::Tcp { host: local.ip().to_string(), port: local.port() }
             }
@@ -100,10 +111,15 @@ impl Listener {
         let mut warned = false;
         loop {
             let accepted = match &self.kind {
-                Kind::Tcp(listener) => listener
-                    .accept()
-                    .await
-                    .map(|(stream, _)| Socket::from_tcp(stream, &self.options)),
+                Kind::Tcp {
+                    listener,
+                    #[cfg(target_os = "linux")]
+                    elsewhere,
+                } => listener.accept().await.map(|(stream, _)| {
+                    #[cfg(target_os = "linux")]
+                    elsewhere.accepted(&stream);
+                    Socket::from_tcp(stream, &self.options)
+                }),
                 Kind::Unix { listener, .. } => listener
                     .accept()
                     .await

@@ -18,6 +18,8 @@ use tokio::net::{TcpSocket, TcpStream, UnixStream};
 use tokio::time::Instant;
 
 use crate::address::Address;
+#[cfg(target_os = "linux")]
+use crate::congestion;
 
 /// When a silent peer counts as gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -171,8 +173,8 @@ impl Socket {
                 set_keepalive(&raw, keepalive)?;
             }
             #[cfg(target_os = "linux")]
-            if is_within_host(stream) {
-                leave_bbr(&raw);
+            if congestion::is_within_host(stream) {
+                congestion::within_host(&raw);
             }
         }
         Ok(())
@@ -272,7 +274,7 @@ impl Socket {
     /// Whether packets arrive on the CPU on which the peer has sent them: those of TCP within a host.
     pub(crate) fn arrives_where_sent(&self) -> bool {
         #[cfg(target_os = "linux")]
-        return matches!(self, Socket::Tcp(stream) if is_within_host(stream));
+        return matches!(self, Socket::Tcp(stream) if congestion::is_within_host(stream));
         #[cfg(not(target_os = "linux"))]
         false
     }
@@ -381,11 +383,14 @@ async fn connect_any(
 }
 
 async fn connect_one(peer: SocketAddr, options: &SocketOptions) -> io::Result<TcpStream> {
-    let Some(local) = options.local_address else { return TcpStream::connect(peer).await };
     let socket = if peer.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    socket.bind(SocketAddr::new(local, 0)).map_err(|error| {
-        io::Error::new(error.kind(), format!("binding to tcp.local_address {local}: {error}"))
-    })?;
+    if let Some(local) = options.local_address {
+        socket.bind(SocketAddr::new(local, 0)).map_err(|error| {
+            io::Error::new(error.kind(), format!("binding to tcp.local_address {local}: {error}"))
+        })?;
+    }
+    #[cfg(target_os = "linux")]
+    congestion::before_connect(&SockRef::from(&socket), peer);
     socket.connect(peer).await
 }
 
@@ -402,29 +407,6 @@ fn explain_connect(address: &Address, peer: Option<SocketAddr>, error: &io::Erro
         _ => "",
     };
     io::Error::new(error.kind(), format!("cannot connect to {name}: {error}{advice}"))
-}
-
-/// Whether both ends are on this host, so that nothing but its kernel lies between.
-#[cfg(target_os = "linux")]
-fn is_within_host(stream: &TcpStream) -> bool {
-    match (stream.local_addr(), stream.peer_addr()) {
-        (Ok(local), Ok(peer)) => peer.ip().is_loopback() || peer.ip() == local.ip(),
-        _ => false,
-    }
-}
-
-/// Within a host there is no path whose bandwidth and delay BBR could learn. Its window of sixteen
-/// segments (of 64 KiB there) ends just before a mebibyte does, and its probes send again what is
-/// already there: a call of 1 MiB took 1.8 times as long as with cubic, sixteen of 64 KiB 1.5 times.
-/// So where it is the system's choice, another takes its place; if none may, it stays.
-#[cfg(target_os = "linux")]
-fn leave_bbr(raw: &SockRef<'_>) {
-    if raw.tcp_congestion().is_ok_and(|name| name.starts_with(b"bbr")) {
-        let left = raw.set_tcp_congestion(b"cubic").or_else(|_| raw.set_tcp_congestion(b"reno"));
-        if let Err(error) = left {
-            tracing::debug!(%error, "a connection within this host stays with BBR");
-        }
-    }
 }
 
 fn set_keepalive(raw: &SockRef<'_>, keepalive: Keepalive) -> io::Result<()> {
