@@ -143,7 +143,7 @@ pub(super) struct Owner<L> {
     pub(super) unflushed: u32,
     pub(super) flush_frames: u32,
     /// How many calls are likely to follow the answers of the driver's last turn, which has another
-    /// turn soon ([`Connection::may_wait`](super::connection::Connection)).
+    /// turn soon ([`Connection::may_wait`](super::connection::Connection)); until something has been sent.
     pub(super) followers: u32,
     /// Of those, since the driver fell asleep.
     pub(super) acts_in_sleep: u32,
@@ -364,7 +364,7 @@ impl<L: Link> Owner<L> {
     #[inline]
     pub(super) fn settle(&mut self) -> Result<(), LinkError> {
         let Some(link) = &mut self.link else { return Ok(()) };
-        self.unflushed = 0;
+        (self.unflushed, self.followers) = (0, 0);
         self.session.transmit(link)?;
         while let Some(id) = self.session.pop_writable() {
             if let Some(cell) = self.calls.cell(id) {

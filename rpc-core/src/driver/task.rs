@@ -199,7 +199,6 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
         let mut turn = connection.with_owner(|owner| {
             owner.asleep = false;
             owner.napper = None;
-            owner.followers = 0;
             match told {
                 Some(at) => owner.clock.told(at),
                 None => owner.clock.tick(stale),
