@@ -220,10 +220,10 @@ pub trait Link: FrameSink + Send + 'static {
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LinkError>>;
 
     /// After [`Link::poll_ready`] has woken the driver: whether whoever did that was on the CPU that runs
-    /// this, if the link knows. Then the peer waits for this CPU, and the driver gives it up as soon as it
-    /// has answered. A hint.
-    fn was_woken_here(&mut self) -> bool {
-        false
+    /// this. Then the peer waits for this CPU, and the driver gives it up as soon as it has answered. A hint.
+    /// `None`: it may have been, but the link cannot tell.
+    fn was_woken_here(&mut self) -> Option<bool> {
+        Some(false)
     }
 
     /// For a caller that polls in the runtime's place: takes what has come, without waiting for the

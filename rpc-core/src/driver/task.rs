@@ -55,6 +55,10 @@ const SPARSE_WAKES: u32 = 3;
 const WAKES_HERE: u32 = 2;
 const MOST_WAKES_HERE: u32 = 64;
 
+/// A server that was woken sooner than this after it fell asleep counts as woken from its own CPU where the link
+/// cannot tell: a client who has waited for the CPU sends at once when it has it.
+const HARDLY_SLEPT: Duration = Duration::from_micros(30);
+
 /// A connection's open calls count as waiting for this long after the last of them was opened, or
 /// after the last news.
 const LIVELY: Duration = Duration::from_millis(1);
@@ -208,7 +212,7 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
             }
             let busy = owner.pass(&mut |method, path| arrivals.bind(method, path));
             if busy && was_asleep && set.is_some() {
-                woken_here = owner.link.as_mut().map(|link| link.was_woken_here());
+                woken_here = owner.link.as_mut().map(Link::was_woken_here);
             }
             let delivered = std::mem::take(&mut owner.delivered) || *client;
             if !owner.calls.batch.arrivals.is_empty() {
@@ -256,7 +260,8 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
         if matches!(turn, Turn::News | Turn::Delivered(_)) {
             self.undated_news = true;
             if was_asleep || self.wakes_here > 0 {
-                self.note_wake(woken_here);
+                let soon = || self.is_soon_after_sleep(fresh);
+                self.note_wake(woken_here.map(|here| here.unwrap_or_else(soon)));
             }
             if (1..=self.eager_passes).contains(&self.quiet_passes) {
                 self.eager_passes = (self.eager_passes * 2).min(MAX_EAGER_PASSES);
@@ -286,6 +291,12 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
         // Streams that only listen for what seldom comes do not count.
         let lively = self.now.duration_since(self.last_call) < LIVELY;
         self.connection.count_calls(if lively { open_calls } else { 0 });
+    }
+
+    /// Whether the driver polled in vain and then slept hardly at all: as if the news had waited for that.
+    fn is_soon_after_sleep(&self, now: Option<Instant>) -> bool {
+        let slept = now.zip(self.slept_at).map(|(now, at)| now.saturating_duration_since(at));
+        slept.is_some_and(|slept| slept < HARDLY_SLEPT)
     }
 
     /// There is news. `here`: whether the peer was on this CPU, if it woke this.

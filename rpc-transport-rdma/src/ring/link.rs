@@ -515,8 +515,8 @@ impl<Q: QueuePair> Link for RingLink<Q> {
         self.wait_ready(cx, None)
     }
 
-    fn was_woken_here(&mut self) -> bool {
-        self.queue_pair.was_woken_here()
+    fn was_woken_here(&mut self) -> Option<bool> {
+        Some(self.queue_pair.was_woken_here())
     }
 
     fn poll_ready_in(

@@ -313,8 +313,10 @@ impl Link for TcpLink {
         false
     }
 
-    fn was_woken_here(&mut self) -> bool {
-        self.arrives_where_sent && self.socket.as_ref().is_some_and(Socket::has_arrived_here)
+    fn was_woken_here(&mut self) -> Option<bool> {
+        let socket = self.socket.as_ref()?;
+        // The kernel does not say where what comes through a Unix socket was sent.
+        (!socket.is_unix()).then(|| self.arrives_where_sent && socket.has_arrived_here())
     }
 
     fn fetch(&mut self) -> bool {

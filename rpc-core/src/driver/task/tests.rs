@@ -94,6 +94,23 @@ async fn a_server_that_is_woken_from_its_own_cpu_sleeps_as_soon_as_it_has_answer
     }
 }
 
+/// Some links cannot tell where their peer is. One that waited for this CPU sends as soon as it has it.
+#[tokio::test]
+async fn news_right_after_a_server_fell_asleep_has_waited_for_it() {
+    let (link, _far) = pair(MemoryConfig::default());
+    let (role, config) = (Role::Server, SessionConfig::default());
+    let connection = Arc::new(Connection::new(role, config, Progress::default(), link, now()));
+    let mut driver = Driver::new(connection, Nothing);
+    let at = driver.now;
+    assert!(!driver.is_soon_after_sleep(Some(at)), "it has not slept");
+    driver.slept_at = Some(at);
+    assert!(!driver.is_soon_after_sleep(None), "nobody knows the time");
+    for (slept, soon) in [(0, true), (29, true), (31, false), (60, false)] {
+        let now = at + Duration::from_micros(slept);
+        assert_eq!(driver.is_soon_after_sleep(Some(now)), soon, "{slept} us");
+    }
+}
+
 /// Gives nothing an answer; whether the handlers of what arrives go on.
 struct Handlers(bool);
 
