@@ -8,7 +8,8 @@
 //! ```
 //!
 //! * [`address`]: what people write, `host:port` and Unix paths.
-//! * [`socket`], [`listener`]: one type over TCP and Unix sockets, with dead-peer detection set.
+//! * [`socket`], [`listener`]: one type over TCP and Unix sockets, with dead-peer detection set, and no BBR
+//!   within a host (`congestion.rs`).
 //! * [`bootstrap`]: the bytes both ends exchange before the first frame.
 //! * [`link`]: frames over a socket, when no faster transport was agreed on.
 #![forbid(unsafe_code)]

@@ -138,18 +138,20 @@ impl World {
             let answer = to_server.receive().await.map_err(|error| error.to_string())?;
             let choice = offer.chosen(&answer)?;
             let upgraded = client.upgrade_client(&mut to_server, &choice).await;
-            upgraded.map_err(|error| error.to_string())
+            upgraded.map(|upgraded| (upgraded, to_server)).map_err(|error| error.to_string())
         });
         let accepting = self.peer.spawn(async move {
             let offer = to_client.receive().await.map_err(|error| error.to_string())?;
             let choice = server.choose(&offer, Some(peer)).await?;
             to_client.send(&choice.body()).await.map_err(|error| error.to_string())?;
             let upgraded = server.upgrade_server(&mut to_client, &choice).await;
-            upgraded.map_err(|error| error.to_string())
+            upgraded.map(|upgraded| (upgraded, to_client)).map_err(|error| error.to_string())
         });
+        // Who is done keeps its end of the line until the other one is too, as sockets are kept: on iWARP the
+        // server's last message may still be on its way, and the end of the line would say that it gave up.
         let (dialed, accepted) = (dialing.await, accepting.await);
         match (dialed.expect("no panic"), accepted.expect("no panic")) {
-            (Ok(one), Ok(two)) => Ok((one, two)),
+            (Ok((one, _)), Ok((two, _))) => Ok((one, two)),
             (Err(one), Err(two)) => Err(format!("{one}; the server: {two}")),
             (Err(one), Ok(_)) => Err(one),
             (Ok(_), Err(two)) => Err(format!("the server: {two}")),
