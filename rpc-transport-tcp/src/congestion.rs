@@ -57,7 +57,7 @@ impl Elsewhere {
     /// Has the listener's connections begin without BBR.
     pub(crate) fn of(listener: &TcpListener) -> Elsewhere {
         let raw = SockRef::from(listener);
-        let name = raw.tcp_congestion().ok().filter(|name| name.starts_with(b"bbr"));
+        let name = raw.tcp_congestion().ok().filter(|name| is_bbr(name));
         Elsewhere { name: name.filter(|_| raw.set_tcp_congestion(PLAIN).is_ok()) }
     }
 
@@ -92,8 +92,12 @@ fn has(raw: &SockRef<'_>, name: &[u8]) -> bool {
 }
 
 /// Of any version.
+fn is_bbr(name: &[u8]) -> bool {
+    name.starts_with(b"bbr")
+}
+
 fn has_bbr(raw: &SockRef<'_>) -> bool {
-    raw.tcp_congestion().is_ok_and(|name| name.starts_with(b"bbr"))
+    raw.tcp_congestion().is_ok_and(|name| is_bbr(&name))
 }
 
 fn leave_bbr(raw: &SockRef<'_>) {

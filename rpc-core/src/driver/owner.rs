@@ -142,11 +142,11 @@ pub(super) struct Owner<L> {
     /// Acts of calls whose frames wait for the next flush, and how many may.
     pub(super) unflushed: u32,
     pub(super) flush_frames: u32,
+    /// Of those, since the driver fell asleep.
+    pub(super) acts_in_sleep: u32,
     /// How many calls are likely to follow the answers of the driver's last turn, which has another
     /// turn soon ([`Connection::may_wait`](super::connection::Connection)); until something has been sent.
     pub(super) followers: u32,
-    /// Of those, since the driver fell asleep.
-    pub(super) acts_in_sleep: u32,
     /// Passes of callers that poll in place, since the driver last looked.
     pub(super) help_passes: u32,
     /// Frames and pulled messages of the last pass.
