@@ -73,6 +73,9 @@ pub(super) struct Scanner {
     again: Vec<Arc<dyn Resume>>,
     next: usize,
     scan: u64,
+    /// How many of them waited in this scan so far, and in the last.
+    waiting: usize,
+    waited: usize,
     /// The least patience of any entry that came.
     least_patience_ns: u64,
     next_linger_check_ns: u64,
@@ -86,6 +89,8 @@ impl Scanner {
             again: Vec::new(),
             next: 0,
             scan: 0,
+            waiting: 0,
+            waited: 0,
             least_patience_ns: u64::MAX,
             next_linger_check_ns: 0,
         }
@@ -112,14 +117,18 @@ impl Scanner {
 
     /// Looks at entries until enough have news, and wakes those; how many they were. Not until some have
     /// any: drivers that their tasks run have a turn whenever this has, and of a hundred connections with sixteen
-    /// calls each some waited for four turns of the others.
+    /// calls each some waited for four turns of the others. Where those are many, as many of the set have
+    /// one: of a thousand some waited for seven.
     fn round(&mut self) -> usize {
         let mut woken = 0;
-        let mut left = self.entries.len().min(LOOKS_PER_ROUND);
-        while left > 0 && woken < LOOKS_AT_ONCE && !self.entries.is_empty() {
+        let elsewhere = self.shared.crowd.awake.load(Ordering::Relaxed).saturating_sub(self.waited);
+        let most_woken = LOOKS_AT_ONCE.max(elsewhere);
+        let mut left = self.entries.len().min(LOOKS_PER_ROUND.max(elsewhere));
+        while left > 0 && woken < most_woken && !self.entries.is_empty() {
             if self.next >= self.entries.len() {
                 self.next = 0;
                 self.scan += 1;
+                self.waited = std::mem::take(&mut self.waiting);
             }
             let end = self.entries.len().min(self.next + left.min(LOOKS_AT_ONCE));
             left -= end - self.next;
@@ -135,15 +144,20 @@ impl Scanner {
         for entry in self.entries[range.end..].iter().take(LOOKS_AT_ONCE) {
             entry.watched.source.prefetch();
         }
+        let mut waiting = 0;
         let looks = self.entries[range.clone()].iter().enumerate();
         let mut found = looks.fold(0_u32, |found, (index, entry)| {
             // Acquire: pairs with the Release of `watch`.
             let something = match entry.watched.state.load(Ordering::Acquire) {
-                WAITING => entry.watched.source.has_news(self.scan),
+                WAITING => {
+                    waiting += 1;
+                    entry.watched.source.has_news(self.scan)
+                }
                 state => state == LEAVING,
             };
             found | u32::from(something) << index
         });
+        self.waiting += waiting;
         if found == 0 {
             return 0;
         }

@@ -296,3 +296,27 @@ async fn one_turn_of_the_set_wakes_all_that_have_news() {
         (0..200).filter(|number| woken[*number].0.load(Ordering::Relaxed) > 0).collect();
     assert_eq!(found, [0, 3, 40, 199]);
 }
+
+/// And where those are many, as many of the set have one too.
+#[tokio::test]
+async fn the_set_keeps_pace_with_those_that_their_tasks_move_along() {
+    let set = PollSet::current(None);
+    let entries: Vec<_> = (0..200).map(|_| count()).collect();
+    let woken: Vec<_> = entries.iter().map(|_| Arc::new(Woken::default())).collect();
+    for (entry, woken) in entries.iter().zip(&woken) {
+        set.watch(entry, &Waker::from(Arc::clone(woken)));
+    }
+    let mut scanner = Scanner::new(Arc::clone(&set.shared));
+    let mut turn = || {
+        let mut cx = std::task::Context::from_waker(Waker::noop());
+        assert!(std::pin::pin!(&mut scanner).poll(&mut cx).is_pending());
+        woken.iter().filter(|woken| woken.0.load(Ordering::Relaxed) > 0).count()
+    };
+    set.crowd().awake.store(200, Ordering::Relaxed);
+    assert_eq!(turn(), 0);
+    entries.iter().for_each(|entry| entry.source().come.store(1, Ordering::Release));
+    let few = turn();
+    assert!((1..100).contains(&few), "{few} of those that all wait in the set");
+    set.crowd().awake.store(400, Ordering::Relaxed);
+    assert_eq!(turn(), 200);
+}
