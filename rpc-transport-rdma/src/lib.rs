@@ -1,6 +1,7 @@
 //! The ring link of rdma-rpc and the verbs devices under it.
 
 mod copy;
+mod fifo;
 pub mod ibv;
 pub mod probe;
 #[cfg(test)]

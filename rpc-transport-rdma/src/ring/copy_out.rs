@@ -16,6 +16,7 @@ use super::layout::{
     BURST_HEADER_BYTES, FRAME_PREFIX_BYTES, cut_prefix, frame_at, frame_of, read_header,
 };
 use super::link::{Receiver, RingLink};
+use crate::fifo;
 use crate::verbs::{QueuePair, Region};
 
 /// Where the next frame is now.
@@ -84,7 +85,7 @@ impl<Q: QueuePair> RingLink<Q> {
     /// Begins with the oldest burst that has arrived; `false` if none has. Its frames are checked one
     /// by one, as they are given out.
     pub(super) fn copy_out_burst(&mut self) -> Result<bool, LinkError> {
-        let Some(burst) = self.receiver.arrived.pop_front() else { return Ok(false) };
+        let Some(burst) = fifo::pop_front(&mut self.receiver.arrived) else { return Ok(false) };
         let checked = self.copy_out(burst);
         self.ending(checked)?;
         self.waits_in_set = false;

@@ -11,6 +11,7 @@ use rdma_rpc_core::link::LinkError;
 
 use super::config::CONTROL_REQUESTS;
 use super::staging::CALM_BYTES;
+use crate::fifo;
 
 /// A request whose completion will be seen.
 #[derive(Debug, Clone, Copy)]
@@ -138,7 +139,7 @@ impl SendQueue {
                 let what = first.what;
                 self.completed = id;
                 self.staging_done = first.staging_end;
-                self.log.pop_front();
+                fifo::pop_front(&mut self.log);
                 Ok(what)
             }
             first => Err(LinkError::io(format!(

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use super::layout::{BURST_HEADER_BYTES, frame_slot_bytes, max_burst_bytes};
+use crate::fifo;
 
 /// A sender begins again at the ring's start after twice as much as is under way, and twice these:
 /// what a ring touches of memory, caches and address translation then follows its traffic. Going
@@ -232,7 +233,7 @@ impl Staging {
 
     /// The front burst was posted.
     pub(super) fn pop_front(&mut self) {
-        if let Some(burst) = self.bursts.pop_front() {
+        if let Some(burst) = fifo::pop_front(&mut self.bursts) {
             self.last_burst_bytes = burst.len_bytes();
         }
         // A frame reserved into the burst that has just left cannot join it any more.

@@ -47,7 +47,7 @@ impl Default for ShmConfig {
     fn default() -> ShmConfig {
         ShmConfig {
             send_depth: 512,
-            receive_depth: 1024,
+            receive_depth: 256,
             reads_in_flight: 16,
             slice_bytes: 512 * 1024,
             receiver_not_ready_timeout: Duration::from_secs(10),

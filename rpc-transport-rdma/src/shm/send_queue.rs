@@ -16,6 +16,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::mapping::Mapping;
+use crate::fifo;
 use crate::verbs::{Completed, Completion, RemoteAddr, Status};
 
 /// A stretch of local memory. `M` is a borrowed or an own `Arc<Mapping>`.
@@ -164,7 +165,7 @@ impl SendQueue {
 
     /// The oldest completion; taking it frees the slots up to it.
     pub(super) fn take_done(&mut self) -> Option<Completion> {
-        let done = self.done.pop_front()?;
+        let done = fifo::pop_front(&mut self.done)?;
         self.retired = done.position + 1;
         Some(Completion { what: Completed::Send { id: done.id }, status: done.status })
     }
