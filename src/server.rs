@@ -123,7 +123,8 @@ impl ServerBuilder {
         Ok(BoundServer { config, acceptor: Arc::new(acceptor), listeners, workers })
     }
 
-    /// Listens and serves until the future is dropped.
+    /// Listens and serves until the future is dropped. The address is free a moment later, once the
+    /// runtime has dropped the tasks that listened; after a shutdown it is when the future is done.
     ///
     /// # Errors
     /// As for [`ServerBuilder::bind`].
@@ -160,7 +161,8 @@ impl BoundServer {
         self.listeners.iter().map(|listener| listener.local_address().to_string()).collect()
     }
 
-    /// Serves until the future is dropped.
+    /// Serves until the future is dropped. The address is free a moment later, once the runtime has dropped
+    /// the tasks that listened; after a shutdown it is when the future is done.
     pub async fn serve(self) {
         self.serve_with_shutdown(std::future::pending()).await;
     }

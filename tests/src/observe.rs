@@ -2,8 +2,19 @@
 
 use std::fs;
 
+/// Set where the program runs under a sanitizer, which has memory of its own, and pipes to the program that
+/// finds it the names of functions: neither is counted then.
+const SANITIZED: &str = "CONFORMANCE_SANITIZED";
+
+fn is_sanitized() -> bool {
+    std::env::var_os(SANITIZED).is_some()
+}
+
 /// Open file descriptors of this process.
 pub fn open_files() -> u64 {
+    if is_sanitized() {
+        return 0;
+    }
     fs::read_dir("/proc/self/fd").map_or(0, |entries| entries.count() as u64)
 }
 
@@ -15,6 +26,9 @@ pub fn shared_maps() -> u64 {
 
 /// Resident memory of this process, in bytes.
 pub fn resident_bytes() -> u64 {
+    if is_sanitized() {
+        return 0;
+    }
     let statm = fs::read_to_string("/proc/self/statm").unwrap_or_default();
     statm.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok()).unwrap_or(0) * 4096
 }

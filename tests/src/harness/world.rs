@@ -24,6 +24,9 @@ use crate::proto::test_service_server::TestServiceServer;
 use crate::proto::{Empty, Observation};
 use crate::service::Conformance;
 
+/// How long a server that is gone may keep its address.
+const RELEASE: Duration = Duration::from_secs(1);
+
 /// What a case changes of the configurations.
 #[derive(Debug, Clone)]
 pub struct Tuning {
@@ -307,12 +310,14 @@ async fn start_server(place: Place, tuning: &Tuning, address: String) -> Running
         let (child, address) = Child::server(&config);
         return Running::Child { address, child };
     }
-    let server = Server::builder()
-        .config(config)
-        .add_service(service())
-        .bind()
-        .await
-        .expect("a server can listen");
+    let begin = Instant::now();
+    // A server that was killed in this process lets its address go once its tasks are gone.
+    let server = loop {
+        match Server::builder().config(config.clone()).add_service(service()).bind().await {
+            Err(_) if begin.elapsed() < allowed(RELEASE) => tokio::task::yield_now().await,
+            bound => break bound.expect("a server can listen"),
+        }
+    };
     let address = server.local_addresses().remove(0);
     let (stop, stopped) = oneshot::channel();
     let task = tokio::spawn(server.serve_with_shutdown(async {
