@@ -63,7 +63,7 @@ impl Mapping {
 
     /// Private, zeroed memory that begins where a huge page may. As many of its pages as are whole
     /// huge ones are asked to be such when they are first touched: with a page for each 4 KiB, the
-    /// kernel spends a fifth of a READ on looking them up and pinning them, one by one.
+    /// kernel spends a fifth to three quarters of a READ on looking them up and pinning them, one by one.
     pub(super) fn private_huge(len: usize) -> Result<Mapping, VerbError> {
         // Somewhere in so much there are `len` bytes behind such an address.
         let mut mapping = Mapping::private(len.saturating_add(HUGE_BYTES))?;
