@@ -123,8 +123,7 @@ impl ServerBuilder {
         Ok(BoundServer { config, acceptor: Arc::new(acceptor), listeners, workers })
     }
 
-    /// Listens and serves until the future is dropped. The address is free a moment later, once the
-    /// runtime has dropped the tasks that listened; after a shutdown it is when the future is done.
+    /// Listens and serves until the future is dropped, as [`BoundServer::serve`] does.
     ///
     /// # Errors
     /// As for [`ServerBuilder::bind`].

@@ -137,7 +137,12 @@ impl Settings {
     }
 
     pub(super) fn shm_device(&self) -> shm::ShmConfig {
-        shm::ShmConfig { direct_reads: self.shm.direct_reads, ..Default::default() }
+        shm::ShmConfig {
+            direct_reads: self.shm.direct_reads,
+            // With more than the ring posts, the completion ring is only longer.
+            receive_depth: ring(self.shm.bulk_pool_bytes).receive_depth,
+            ..Default::default()
+        }
     }
 
     pub(super) fn shm_ring(&self, peer: &str) -> RingConfig {

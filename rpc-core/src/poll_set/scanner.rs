@@ -115,15 +115,16 @@ impl Scanner {
         count
     }
 
-    /// Looks at entries until enough have news, and wakes those; how many they were. Not until some have
-    /// any: drivers that their tasks run have a turn whenever this has, and of a hundred connections with sixteen
-    /// calls each some waited for four turns of the others. Where those are many, as many of the set have
-    /// one: of a thousand some waited for seven.
-    fn round(&mut self) -> usize {
+    /// Looks at entries until enough have news, and wakes those; how many were to be looked at, and how many
+    /// had news. Not until some have any: drivers that their tasks run have a turn whenever this has, and of a
+    /// hundred connections with sixteen calls each some waited for four turns of the others. Where those are
+    /// many, as many of the set have one: of a thousand some waited for seven.
+    fn round(&mut self) -> (usize, usize) {
         let mut woken = 0;
         let elsewhere = self.shared.crowd.awake.load(Ordering::Relaxed).saturating_sub(self.waited);
         let most_woken = LOOKS_AT_ONCE.max(elsewhere);
-        let mut left = self.entries.len().min(LOOKS_PER_ROUND.max(elsewhere));
+        let looks = self.entries.len().min(LOOKS_PER_ROUND.max(elsewhere));
+        let mut left = looks;
         while left > 0 && woken < most_woken && !self.entries.is_empty() {
             if self.next >= self.entries.len() {
                 self.next = 0;
@@ -135,7 +136,7 @@ impl Scanner {
             woken += self.look_at(self.next..end);
             self.next = end;
         }
-        woken
+        (looks, woken)
     }
 
     /// Looks at entries first and does what follows from it then: a look may wait for memory, and
@@ -231,8 +232,9 @@ impl Future for Scanner {
         this.take_newcomers();
         let (mut looks, mut woken) = (0, this.turn_again());
         for _ in 0..ROUNDS_PER_TURN {
-            looks += this.entries.len().min(LOOKS_PER_ROUND);
-            woken += this.round();
+            let (looked, found) = this.round();
+            looks += looked;
+            woken += found;
             if woken > 0 || looks >= LOOKS_PER_TURN {
                 break;
             }

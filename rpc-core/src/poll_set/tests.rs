@@ -277,46 +277,51 @@ fn runtimes_have_sets_of_their_own_and_a_dead_one_wakes_its_waiters() {
     assert_eq!(Arc::strong_count(&entry), 1);
 }
 
+/// A set's task, and 200 entries that wait in it.
+struct Waiters {
+    scanner: Scanner,
+    entries: Vec<Arc<Watched<Count>>>,
+    woken: Vec<Arc<Woken>>,
+}
+
+impl Waiters {
+    fn new(set: &PollSet) -> Waiters {
+        let entries: Vec<_> = (0..200).map(|_| count()).collect();
+        let woken: Vec<_> = entries.iter().map(|_| Arc::new(Woken::default())).collect();
+        for (entry, woken) in entries.iter().zip(&woken) {
+            set.watch(entry, &Waker::from(Arc::clone(woken)));
+        }
+        Waiters { scanner: Scanner::new(Arc::clone(&set.shared)), entries, woken }
+    }
+
+    /// Lets the set have a turn; who has been woken by now.
+    fn turn(&mut self) -> Vec<usize> {
+        let mut cx = std::task::Context::from_waker(Waker::noop());
+        assert!(std::pin::pin!(&mut self.scanner).poll(&mut cx).is_pending());
+        (0..200).filter(|number| self.woken[*number].0.load(Ordering::Relaxed) > 0).collect()
+    }
+}
+
 /// Those that their own tasks move along have a turn whenever the set has one.
 #[tokio::test]
 async fn one_turn_of_the_set_wakes_all_that_have_news() {
-    let set = PollSet::current(None);
-    let entries: Vec<_> = (0..200).map(|_| count()).collect();
-    let woken: Vec<_> = entries.iter().map(|_| Arc::new(Woken::default())).collect();
-    for (entry, woken) in entries.iter().zip(&woken) {
-        set.watch(entry, &Waker::from(Arc::clone(woken)));
-    }
-    let mut scanner = Scanner::new(Arc::clone(&set.shared));
+    let mut waiters = Waiters::new(&PollSet::current(None));
     for number in [0, 3, 40, 199] {
-        entries[number].source().come.store(1, Ordering::Release);
+        waiters.entries[number].source().come.store(1, Ordering::Release);
     }
-    let mut cx = std::task::Context::from_waker(Waker::noop());
-    assert!(std::pin::pin!(&mut scanner).poll(&mut cx).is_pending());
-    let found: Vec<_> =
-        (0..200).filter(|number| woken[*number].0.load(Ordering::Relaxed) > 0).collect();
-    assert_eq!(found, [0, 3, 40, 199]);
+    assert_eq!(waiters.turn(), [0, 3, 40, 199]);
 }
 
 /// And where those are many, as many of the set have one too.
 #[tokio::test]
 async fn the_set_keeps_pace_with_those_that_their_tasks_move_along() {
     let set = PollSet::current(None);
-    let entries: Vec<_> = (0..200).map(|_| count()).collect();
-    let woken: Vec<_> = entries.iter().map(|_| Arc::new(Woken::default())).collect();
-    for (entry, woken) in entries.iter().zip(&woken) {
-        set.watch(entry, &Waker::from(Arc::clone(woken)));
-    }
-    let mut scanner = Scanner::new(Arc::clone(&set.shared));
-    let mut turn = || {
-        let mut cx = std::task::Context::from_waker(Waker::noop());
-        assert!(std::pin::pin!(&mut scanner).poll(&mut cx).is_pending());
-        woken.iter().filter(|woken| woken.0.load(Ordering::Relaxed) > 0).count()
-    };
+    let mut waiters = Waiters::new(&set);
     set.crowd().awake.store(200, Ordering::Relaxed);
-    assert_eq!(turn(), 0);
-    entries.iter().for_each(|entry| entry.source().come.store(1, Ordering::Release));
-    let few = turn();
+    assert_eq!(waiters.turn().len(), 0);
+    waiters.entries.iter().for_each(|entry| entry.source().come.store(1, Ordering::Release));
+    let few = waiters.turn().len();
     assert!((1..100).contains(&few), "{few} of those that all wait in the set");
     set.crowd().awake.store(400, Ordering::Relaxed);
-    assert_eq!(turn(), 200);
+    assert_eq!(waiters.turn().len(), 200);
 }

@@ -1,11 +1,12 @@
 //! A server, a channel to it, and what a case does to them.
 
+use std::io::ErrorKind;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use rdma_rpc::config::{ClientConfig, KeepaliveConfig, LimitsConfig, ListenAddress, ServerConfig};
 use rdma_rpc::memory::MemoryConfig;
-use rdma_rpc::{Channel, Server, Status};
+use rdma_rpc::{Channel, ServeError, Server, Status};
 use rdma_rpc_core::Progress;
 use rdma_rpc_core::client::{self, ReconnectPolicy};
 use rdma_rpc_core::server::{ConnectionConfig, Router};
@@ -314,7 +315,11 @@ async fn start_server(place: Place, tuning: &Tuning, address: String) -> Running
     // A server that was killed in this process lets its address go once its tasks are gone.
     let server = loop {
         match Server::builder().config(config.clone()).add_service(service()).bind().await {
-            Err(_) if begin.elapsed() < allowed(RELEASE) => tokio::task::yield_now().await,
+            Err(ServeError::Listen(_, error))
+                if error.kind() == ErrorKind::AddrInUse && begin.elapsed() < allowed(RELEASE) =>
+            {
+                tokio::task::yield_now().await;
+            }
             bound => break bound.expect("a server can listen"),
         }
     };
