@@ -10,6 +10,7 @@
 //!   them. [`Request`], [`Response`], [`Status`], [`Streaming`] and [`metadata`] are what a user
 //!   of tonic knows.
 //! * [`config`] says how targets, TOML files and environment variables choose transports.
+//! * Long messages are made in a [`BulkBuffer`], which the other end reads fastest.
 //! * Which transport a connection took, and why, is in the log and on the channel
 //!   ([`Channel::info`](rdma_rpc_core::client::Channel::info),
 //!   [`chosen_because`](rdma_rpc_core::client::Channel::chosen_because)).
@@ -31,6 +32,7 @@ pub use rdma_rpc_core::{
     Code, Extensions, IntoRequest, IntoStreamingRequest, Progress, ProgressMode, Request,
     RequestSeen, Response, Status, Streaming, client, memory, metadata, service,
 };
+pub use rdma_rpc_transport_rdma::BulkBuffer;
 pub use server::{BoundServer, ServeError, Server, ServerBuilder};
 
 /// Includes the code that `rdma-rpc-codegen` generated for a package from `OUT_DIR`.

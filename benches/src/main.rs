@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::Bytes;
-use rdma_rpc::{Channel, Request, Server};
+use rdma_rpc::{BulkBuffer, Channel, Request, Server};
 use rpc_bench_load::{BoxStream, EXTRAS, Echo, MAX_MESSAGE_BYTES, Options, StreamExt, in_order};
 use rpc_benches::Service;
 use rpc_benches::proto::echo_client::EchoClient;
@@ -25,6 +25,10 @@ use tokio::sync::mpsc;
 struct Ours(EchoClient);
 
 impl Echo for Ours {
+    fn payload(bytes: Vec<u8>) -> Bytes {
+        BulkBuffer::copy_from_slice(&bytes).freeze()
+    }
+
     async fn echo(&self, data: Bytes) -> Result<Bytes, String> {
         let reply = self.0.unary(EchoMsg { data }).await;
         Ok(reply.map_err(|status| status.to_string())?.into_inner().data)

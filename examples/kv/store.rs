@@ -9,7 +9,7 @@ use std::ops::Bound;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use rdma_rpc::Status;
+use rdma_rpc::{BulkBuffer, Status};
 use tokio::sync::broadcast;
 
 use crate::proto::{Change, Entry, PutRequest, change};
@@ -94,8 +94,9 @@ impl Store {
             return Err(Status::invalid_argument(text));
         }
         // A decoded value shares the memory it arrived in, which belongs to the connection (over
-        // a ring, to its pool for long messages). What is kept for long is copied out of there.
-        let value = Bytes::copy_from_slice(&value);
+        // a ring, to its pool for long messages). What is kept for long is copied out of there, to
+        // where whoever asks for it reads it fast.
+        let value = BulkBuffer::copy_from_slice(&value).freeze();
 
         let mut state = self.lock();
         let old = state.entries.get(&key);

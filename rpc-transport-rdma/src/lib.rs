@@ -1,5 +1,6 @@
 //! The ring link of rdma-rpc and the verbs devices under it.
 
+mod bulk_buffer;
 mod copy;
 mod fifo;
 pub mod ibv;
@@ -10,3 +11,5 @@ pub mod ring;
 pub mod shm;
 pub mod sim;
 pub mod verbs;
+
+pub use bulk_buffer::BulkBuffer;

@@ -37,6 +37,11 @@ pub const MAX_OPEN_CALLS: u32 = 16 * 1024;
 
 /// One connection to an echo server. A clone shares the connection.
 pub trait Echo: Clone + Send + Sync + 'static {
+    /// A payload in the memory that the library has for messages; without any, the allocator's.
+    fn payload(bytes: Vec<u8>) -> Bytes {
+        bytes.into()
+    }
+
     /// Sends a message and gives the answer.
     fn echo(&self, data: Bytes) -> impl Future<Output = Result<Bytes, String>> + Send;
 
@@ -161,7 +166,8 @@ where
     for _ in 0..options.conns {
         clients.push(connect(options.clone()).await?);
     }
-    let data: Bytes = (0..options.payload).map(|i| (i as u8).wrapping_mul(31)).collect();
+    let data: Vec<u8> = (0..options.payload).map(|i| (i as u8).wrapping_mul(31)).collect();
+    let data = if options.heap { data.into() } else { C::payload(data) };
     if options.mode != "stream" {
         for client in &clients {
             if client.echo(data.clone()).await? != data {

@@ -26,12 +26,22 @@ pub struct Options {
     pub case: String,
     pub mode: String,
     pub payload: usize,
+    /// The payload lies where the allocator put it, not in memory that the library has for messages.
+    pub heap: bool,
     pub conns: usize,
     pub outstanding: usize,
     pub secs: f64,
     pub warmup: f64,
     pub server_pid: Option<u32>,
     pub rep: u32,
+}
+
+fn of_heap(memory: &str) -> Result<bool, String> {
+    match memory {
+        "heap" => Ok(true),
+        "library" => Ok(false),
+        other => Err(format!("--memory {other:?}: heap or library")),
+    }
 }
 
 impl Options {
@@ -59,6 +69,7 @@ impl Options {
             case: "adhoc".into(),
             mode: "unary".into(),
             payload: 32,
+            heap: false,
             conns: 1,
             outstanding: 1,
             secs: 3.0,
@@ -77,6 +88,7 @@ impl Options {
                 "--case" => options.case = value,
                 "--mode" => options.mode = value,
                 "--payload" => options.payload = value.parse().map_err(bad)?,
+                "--memory" => options.heap = of_heap(&value)?,
                 "--conns" => options.conns = value.parse().map_err(bad)?,
                 "--outstanding" => options.outstanding = value.parse().map_err(bad)?,
                 "--secs" => options.secs = value.parse().map_err(bad_float)?,

@@ -1,104 +1,155 @@
-//! Memory that long messages are pulled into: blocks of one huge page, cut into parts.
+//! Private memory of long messages: blocks of one huge page, cut into parts, and longer ones.
 //!
 //! ```text
 //!   block   [ part | part |   free   | part ]        2 MiB, private to this process
+//!   block   [ the only part                     ]    longer, for a part of more than 2 MiB
 //! ```
 //!
 //! Blocks belong to the process, not to a connection: a thousand connections that each keep a
 //! buffer of some hundred KiB fill blocks together, where blocks of their own would cost each 2 MiB.
-//! A block whose parts are all back goes to the system. No peer sees anything of a block: by a key
-//! only regions that were offered can be reached, and these are never offered.
+//! A block whose parts are all back lies idle for the next ones, because it costs more to have the
+//! system clear a huge page than to copy a message; of these at most [`MAX_IDLE_BYTES`] are kept.
+//! No peer sees anything of a block but what it is lent: by a key only regions that were offered can
+//! be reached, and these are never offered.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::mapping::{HUGE_BYTES, Mapping, Stretch};
+use super::mapping::{HUGE_BYTES, Mapping, OwnedMapping, Stretch};
 use crate::verbs::VerbError;
 
-/// Shorter memory has pages of its own: a block must not be kept for the sake of a few of them.
-const SHORTEST_PART_BYTES: usize = 256 * 1024;
 /// Parts begin and end between pages.
 const PAGE_BYTES: usize = 4096;
+/// Bytes of blocks that lie idle as a whole, in the process.
+const MAX_IDLE_BYTES: usize = 32 << 20;
+/// A long block does not serve a part of less than one in so many of its bytes.
+const MOST_WASTE: usize = 2;
 
-/// The free stretches of all blocks, none of which touch each other. The lock is held where a
-/// buffer is made or dropped, which pools see to that it is seldom.
-static FREE: Mutex<Vec<Stretch>> = Mutex::new(Vec::new());
+static FREE: Mutex<Free> = Mutex::new(Free::new());
 
-fn free() -> MutexGuard<'static, Vec<Stretch>> {
-    // Nothing that can panic runs between two changes that belong together.
-    FREE.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// `len` bytes of private memory, in huge pages where that costs no memory. Not zeroed: a part may
-/// have been used before.
-pub(super) fn memory(len: usize) -> Result<Mapping, VerbError> {
-    if len < SHORTEST_PART_BYTES {
-        return Mapping::private(len);
-    }
-    if len >= HUGE_BYTES {
-        return Mapping::private_huge(len);
-    }
-    let bytes = len.next_multiple_of(PAGE_BYTES);
-    let found = take(&mut free(), bytes);
+/// `len` bytes of private memory, in huge pages where the system gives some; it keeps the block it
+/// is a part of, so it costs up to 2 MiB. Not zeroed: it may have been used before.
+pub(super) fn part(len: usize) -> Result<Mapping, VerbError> {
+    // What is too long for that is too long for the system, which says so.
+    let bytes = len.max(1).checked_next_multiple_of(PAGE_BYTES).unwrap_or(len);
+    let found = lock().take(bytes);
     let stretch = match found {
         Some(stretch) => stretch,
         None => {
-            let mut block = Stretch::whole(Mapping::private_huge(HUGE_BYTES)?);
-            let rest = block.split_off(bytes);
-            if rest.len() > 0 {
-                put(&mut free(), rest);
-            }
-            block
+            let block = Stretch::whole(Mapping::private_huge(bytes.max(HUGE_BYTES))?);
+            lock().cut(block, bytes)
         }
     };
     Ok(Mapping::part(stretch, len))
 }
 
-/// Takes back what [`memory`] cut from a block.
+/// A [`part`] as a slice.
+pub(crate) struct PrivateMemory(OwnedMapping);
+
+impl PrivateMemory {
+    /// `len` bytes.
+    ///
+    /// # Errors
+    /// Where the system maps no more.
+    pub(crate) fn new(len: usize) -> Result<PrivateMemory, VerbError> {
+        part(len).map(|mapping| PrivateMemory(OwnedMapping::new(mapping)))
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        self.0.bytes()
+    }
+
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        self.0.bytes_mut()
+    }
+}
+
+/// Takes back what [`part`] cut from a block.
 pub(super) fn give_back(stretch: Stretch) {
-    let whole = put(&mut free(), stretch);
+    let surplus = lock().put(stretch);
     // Unmapped outside the lock.
-    drop(whole);
+    drop(surplus);
 }
 
-/// `bytes` from the shortest free stretch that has so many.
-fn take(free: &mut Vec<Stretch>, bytes: usize) -> Option<Stretch> {
-    let fitting = free.iter().enumerate().filter(|(_, stretch)| stretch.len() >= bytes);
-    let at = fitting.min_by_key(|(_, stretch)| stretch.len()).map(|(at, _)| at)?;
-    let mut stretch = free.swap_remove(at);
-    let rest = stretch.split_off(bytes);
-    if rest.len() > 0 {
-        free.push(rest);
-    }
-    Some(stretch)
+/// The lock is held where a buffer is made or dropped, for as long as it takes to look through a list.
+fn lock() -> MutexGuard<'static, Free> {
+    // Nothing that can panic runs between two changes that belong together.
+    FREE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Keeps a free stretch, joined with its neighbours; or gives back the block, if it is whole.
-fn put(free: &mut Vec<Stretch>, mut stretch: Stretch) -> Option<Stretch> {
-    if let Some(at) = free.iter().position(|other| stretch.is_before(other)) {
-        stretch.join(free.swap_remove(at));
+/// The free stretches of all blocks, none of which touch each other; who has been free longest
+/// comes first.
+struct Free {
+    stretches: Vec<Stretch>,
+    /// Of those that are whole blocks.
+    idle_bytes: usize,
+}
+
+impl Free {
+    const fn new() -> Free {
+        Free { stretches: Vec::new(), idle_bytes: 0 }
     }
-    if let Some(at) = free.iter().position(|other| other.is_before(&stretch)) {
-        let mut before = free.swap_remove(at);
-        before.join(stretch);
-        stretch = before;
+
+    /// `bytes` from the shortest stretch that has so many and is not far too long.
+    fn take(&mut self, bytes: usize) -> Option<Stretch> {
+        let most = HUGE_BYTES.max(bytes.saturating_mul(MOST_WASTE));
+        let fits = |stretch: &Stretch| stretch.len() >= bytes && stretch.block_len() <= most;
+        let fitting = self.stretches.iter().enumerate().filter(|(_, stretch)| fits(stretch));
+        let at = fitting.min_by_key(|(_, stretch)| stretch.len()).map(|(at, _)| at)?;
+        let stretch = self.remove(at);
+        Some(self.cut(stretch, bytes))
     }
-    if stretch.is_whole() {
-        return Some(stretch);
+
+    /// The first `bytes` of a stretch; what is left of a block of one huge page is free.
+    fn cut(&mut self, mut stretch: Stretch, bytes: usize) -> Stretch {
+        if stretch.block_len() == HUGE_BYTES && stretch.len() > bytes {
+            let rest = stretch.split_off(bytes);
+            self.stretches.push(rest);
+        }
+        stretch
     }
-    free.push(stretch);
-    None
+
+    /// Keeps a stretch, joined with its neighbours. Gives the blocks that have lain idle longest, if
+    /// they are too many now.
+    fn put(&mut self, mut stretch: Stretch) -> Vec<Stretch> {
+        if let Some(at) = self.stretches.iter().position(|other| stretch.is_before(other)) {
+            stretch.join(self.remove(at));
+        }
+        if let Some(at) = self.stretches.iter().position(|other| other.is_before(&stretch)) {
+            let mut before = self.remove(at);
+            before.join(stretch);
+            stretch = before;
+        }
+        if stretch.is_whole() {
+            self.idle_bytes += stretch.len();
+        }
+        self.stretches.push(stretch);
+        let mut surplus = Vec::new();
+        while self.idle_bytes > MAX_IDLE_BYTES
+            && let Some(at) = self.stretches.iter().position(Stretch::is_whole)
+        {
+            surplus.push(self.remove(at));
+        }
+        surplus
+    }
+
+    fn remove(&mut self, at: usize) -> Stretch {
+        let stretch = self.stretches.remove(at);
+        if stretch.is_whole() {
+            self.idle_bytes -= stretch.len();
+        }
+        stretch
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::shm::mapping::OwnedMapping;
     use proptest::prelude::*;
 
     const KIB: usize = 1024;
 
-    fn part(len: usize, mark: u8) -> OwnedMapping {
-        let mut owned = OwnedMapping::new(memory(len).unwrap());
+    fn marked(len: usize, mark: u8) -> OwnedMapping {
+        let mut owned = OwnedMapping::new(part(len).unwrap());
         assert_eq!(owned.bytes().len(), len);
         owned.bytes_mut().fill(mark);
         owned
@@ -121,51 +172,84 @@ mod tests {
                 if kib % 3 == 0 && !parts.is_empty() {
                     parts.swap_remove(which.index(parts.len()));
                 } else {
-                    parts.push((part(kib * KIB - turn, turn as u8), turn as u8));
+                    parts.push((marked(kib * KIB - turn, turn as u8), turn as u8));
                 }
+                // Parts begin between pages: who shares a byte shares a page's first.
                 for (owned, mark) in &parts {
-                    prop_assert!(owned.bytes().iter().all(|byte| byte == mark));
+                    prop_assert!(owned.bytes().iter().step_by(PAGE_BYTES).all(|byte| byte == mark));
                 }
             }
         }
     }
 
+    fn block() -> Stretch {
+        Stretch::whole(Mapping::private_huge(HUGE_BYTES).unwrap())
+    }
+
     #[test]
-    fn a_block_is_kept_by_its_parts_and_goes_with_the_last() {
-        let mut free = Vec::new();
-        let mut first = Stretch::whole(Mapping::private_huge(HUGE_BYTES).unwrap());
-        let rest = first.split_off(512 * KIB);
-        assert!(put(&mut free, rest).is_none());
-        let second = take(&mut free, 512 * KIB).unwrap();
-        let third = take(&mut free, 1024 * KIB).unwrap();
-        assert!(free.is_empty() && take(&mut free, PAGE_BYTES).is_none());
-        assert!(put(&mut free, first).is_none());
-        assert!(put(&mut free, third).is_none());
-        assert_eq!(free.len(), 2, "they do not touch");
-        assert_eq!(put(&mut free, second).unwrap().len(), HUGE_BYTES);
-        assert!(free.is_empty());
+    fn a_block_is_kept_by_its_parts_and_is_idle_after_the_last() {
+        let mut free = Free::new();
+        let first = free.cut(block(), 512 * KIB);
+        let second = free.take(512 * KIB).unwrap();
+        let third = free.take(1024 * KIB).unwrap();
+        assert!(free.stretches.is_empty() && free.take(PAGE_BYTES).is_none());
+        assert!(free.put(first).is_empty());
+        assert!(free.put(third).is_empty());
+        assert_eq!((free.stretches.len(), free.idle_bytes), (2, 0), "they do not touch");
+        assert!(free.put(second).is_empty());
+        assert_eq!((free.stretches.len(), free.idle_bytes), (1, HUGE_BYTES));
+        let again = free.take(PAGE_BYTES).unwrap();
+        assert_eq!((again.len(), free.stretches.len(), free.idle_bytes), (PAGE_BYTES, 1, 0));
     }
 
     #[test]
     fn the_shortest_stretch_that_fits_is_cut() {
-        let mut free = Vec::new();
+        let mut free = Free::new();
         let mut kept = Vec::new();
         for kib in [1024, 256, 512] {
-            let mut block = Stretch::whole(Mapping::private_huge(HUGE_BYTES).unwrap());
-            let rest = block.split_off(HUGE_BYTES - kib * KIB);
-            kept.push(block);
-            assert!(put(&mut free, rest).is_none());
+            kept.push(free.cut(block(), HUGE_BYTES - kib * KIB));
         }
-        assert_eq!(take(&mut free, 300 * KIB).unwrap().len(), 300 * KIB);
-        let mut left: Vec<_> = free.iter().map(Stretch::len).collect();
+        assert_eq!(free.take(300 * KIB).unwrap().len(), 300 * KIB);
+        let mut left: Vec<_> = free.stretches.iter().map(Stretch::len).collect();
         left.sort_unstable();
         assert_eq!(left, [212 * KIB, 256 * KIB, 1024 * KIB]);
     }
 
     #[test]
-    fn what_is_shorter_or_longer_than_parts_has_mappings_of_its_own() {
-        for len in [1, SHORTEST_PART_BYTES - 1, HUGE_BYTES, 5 * HUGE_BYTES / 2] {
-            let (one, two) = (part(len, 1), part(len, 2));
+    fn a_long_block_serves_one_part_of_at_least_half_of_it() {
+        let mut free = Free::new();
+        let long = 4 * HUGE_BYTES;
+        assert!(free.put(Stretch::whole(Mapping::private_huge(long).unwrap())).is_empty());
+        assert!(free.take(PAGE_BYTES).is_none() && free.take(long / 2 - PAGE_BYTES).is_none());
+        assert!(free.take(long + PAGE_BYTES).is_none());
+        let whole = free.take(long / 2).unwrap();
+        assert_eq!((whole.len(), free.stretches.len(), free.idle_bytes), (long, 0, 0));
+    }
+
+    #[test]
+    fn blocks_that_have_been_idle_longest_go_when_there_are_too_many() {
+        let mut free = Free::new();
+        let most = MAX_IDLE_BYTES / HUGE_BYTES;
+        let mut surplus = Vec::new();
+        let mut starts = Vec::new();
+        for _ in 0..most + 2 {
+            let block = block();
+            starts.push(block.address());
+            surplus.extend(free.put(block));
+        }
+        assert_eq!((free.stretches.len(), free.idle_bytes), (most, MAX_IDLE_BYTES));
+        let gone: Vec<_> = surplus.iter().map(Stretch::address).collect();
+        assert_eq!(gone, starts[..2]);
+        // One that is too long by itself takes all others with it, and goes.
+        let long = Stretch::whole(Mapping::private_huge(MAX_IDLE_BYTES + HUGE_BYTES).unwrap());
+        assert_eq!(free.put(long).len(), most + 1);
+        assert_eq!((free.stretches.len(), free.idle_bytes), (0, 0));
+    }
+
+    #[test]
+    fn long_parts_begin_on_a_page_and_share_nothing() {
+        for len in [1, HUGE_BYTES, 5 * HUGE_BYTES / 2] {
+            let (one, two) = (marked(len, 1), marked(len, 2));
             assert!(one.bytes().iter().all(|&b| b == 1) && address(&one) != address(&two));
             assert_eq!(address(&one) % PAGE_BYTES, 0);
         }

@@ -361,6 +361,17 @@ impl Stretch {
         self.len
     }
 
+    /// Length of its block in bytes.
+    pub(super) fn block_len(&self) -> usize {
+        self.block.len
+    }
+
+    /// Where it begins.
+    #[cfg(test)]
+    pub(super) fn address(&self) -> usize {
+        self.block.address(self.offset)
+    }
+
     /// Whether it is all of its block.
     pub(super) fn is_whole(&self) -> bool {
         self.len == self.block.len

@@ -31,7 +31,7 @@
 //! | `connect`, `peer`, `upgrade`, `host_id` | finding each other |
 //! | `lend`, `mark` | memory of the program lent to the peer's READs; by what ours is known |
 //! | `cross_read` | reading the peer's process; unsafe |
-//! | `blocks` | huge pages for long messages to be pulled into |
+//! | `blocks` | huge pages for long messages: to be pulled into, and of the program (`crate::bulk_buffer`) |
 //! | `mapping` (and `crate::copy`) | mapped memory; unsafe |
 //!
 //! # Trust
@@ -76,6 +76,7 @@ mod hostile_tests;
 #[cfg(test)]
 mod lend_tests;
 
+pub(crate) use blocks::PrivateMemory;
 pub use config::ShmConfig;
 pub use connect::{ShmConnecting, ShmListener, ShmTicket};
 pub use error::ShmError;

@@ -191,7 +191,7 @@ impl OwnRegions {
         let dropped = Arc::clone(&self.dropped);
         if access.is_local() {
             let memory = OwnedMapping::new(match access {
-                Access::ReadTarget => blocks::memory(len)?,
+                Access::ReadTarget => blocks::part(len)?,
                 // Of staging memory much is never touched: it stays in small pages.
                 _ => Mapping::private(len)?,
             });
