@@ -11,7 +11,7 @@ use std::ops::{Deref, DerefMut};
 use bytes::buf::UninitSlice;
 use bytes::{BufMut, Bytes};
 
-use crate::shm::PrivateMemory;
+use crate::shm::{PrivateMemory, is_private_memory};
 
 /// Shorter buffers are the allocator's: what short messages lie in is copied in any case.
 const SHORTEST_MAPPED_BYTES: usize = 16 * 1024;
@@ -52,6 +52,11 @@ pub struct BulkBuffer {
 enum Memory {
     Mapped(PrivateMemory),
     Heap(Vec<u8>),
+}
+
+/// Whether bytes lie in memory of this kind, mapped and nobody's but theirs for as long as they are kept.
+pub(crate) fn holds(bytes: &Bytes) -> bool {
+    is_private_memory(bytes)
 }
 
 impl BulkBuffer {

@@ -41,8 +41,9 @@ pub struct Caps {
     pub inline_bytes: u32,
     /// READs this queue pair may have in flight.
     pub reads_in_flight: u32,
-    /// Whether [`QueuePair::lend`] may work here: it need not yet, and not for every peer.
-    pub lends: bool,
+    /// From how many bytes on [`QueuePair::lend`] may work here: it need not yet, nor for every
+    /// peer, nor for all memory. `None`: never.
+    pub lends_from_bytes: Option<usize>,
 }
 
 /// The most work requests of one list.
@@ -325,9 +326,9 @@ pub trait QueuePair: Send + 'static {
         false
     }
 
-    /// Lends memory of the program to the peer's READs, where it lies and unregistered: devices of
-    /// one host can do that, where the kernel lets one process read the other. The device keeps
-    /// `bytes` until [`QueuePair::take_back`], or until no READ of the peer can succeed any more.
+    /// Lends memory of the program to the peer's READs, where it lies: devices of one host can do
+    /// that, where the kernel lets one process read the other, and cards with memory that is worth
+    /// registering for one message. The device keeps `bytes` until [`QueuePair::take_back`], or until no READ of the peer can succeed any more.
     /// `None`: it cannot, or not now; send a copy from registered memory.
     fn lend(&mut self, _bytes: &Bytes) -> Option<RemoteAddr> {
         None

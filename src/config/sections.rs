@@ -164,6 +164,10 @@ pub struct RdmaConfig {
     /// Messages of more than half of it travel in pieces. Default 512 MiB.
     #[serde(deserialize_with = "size")]
     pub bulk_pool_bytes: usize,
+    /// Long messages that lie in a `BulkBuffer` and are at least so long are registered where they are
+    /// until the peer has pulled them; others are copied to registered memory. Default 256 KiB.
+    #[serde(deserialize_with = "size")]
+    pub direct_reads_from_bytes: usize,
 }
 
 impl Default for RdmaConfig {
@@ -185,6 +189,8 @@ impl Default for RdmaConfig {
             ring_bytes: 256 * KIB,
             bulk_threshold_bytes: 16 * KIB,
             bulk_pool_bytes: 512 * MIB,
+            // By what others have published of cards; not measured here.
+            direct_reads_from_bytes: 256 * KIB,
         }
     }
 }

@@ -192,6 +192,7 @@ impl Settings {
             service_level: rdma.service_level,
             traffic_class: rdma.traffic_class,
             memory_bytes: rdma.memory_bytes,
+            lends_from_bytes: rdma.direct_reads_from_bytes,
             ..IbvConfig::default()
         }
     }

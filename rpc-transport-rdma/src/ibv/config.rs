@@ -35,6 +35,9 @@ pub struct IbvConfig {
     /// Registered memory of the device's pool at most, in bytes. The first to open a device in a
     /// process decides.
     pub memory_bytes: usize,
+    /// A message in a [`BulkBuffer`](crate::BulkBuffer) that is at least so long is registered where it
+    /// lies while the peer pulls it, and not copied. That memory is not the pool's.
+    pub lends_from_bytes: usize,
 }
 
 impl Default for IbvConfig {
@@ -52,6 +55,7 @@ impl Default for IbvConfig {
             traffic_class: 0,
             hop_limit: 64,
             memory_bytes: 4 << 30,
+            lends_from_bytes: 256 << 10,
         }
     }
 }

@@ -11,6 +11,7 @@
 //!   one file for each verbs object:
 //!     device  pd  mr  channel  cq  raw_qp  events (asynchronous ones)
 //!   pool, buddy        memory worth registering
+//!   lend               memory of the program, registered while the peer pulls it
 //!   removal            devices that are taken away
 //!   siw                a fault of Soft-iWARP's library, walked around
 //!   ffi/               the C functions
@@ -35,6 +36,7 @@ mod error;
 mod events;
 mod facts;
 pub(crate) mod ffi;
+mod lend;
 mod mr;
 mod pd;
 mod pool;

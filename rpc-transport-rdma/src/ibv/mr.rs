@@ -31,7 +31,54 @@ unsafe impl Send for Registration {}
 // SAFETY: as for Send; the lock keeps two from ending it.
 unsafe impl Sync for Registration {}
 
+/// What a device knows registered memory by.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Keys {
+    pub(super) lkey: u32,
+    pub(super) rkey: u32,
+}
+
 impl Registration {
+    /// Makes `len` bytes from `start` on, at least one, known to the domain's device.
+    ///
+    /// # Safety
+    /// They are mapped until [`Registration::end`] has said that the device has let go of them. Nobody
+    /// has a slice of them while the device, or with [`Access::RemoteWrite`] the peer, writes them.
+    pub(super) unsafe fn new(
+        pd: &Arc<ProtectionDomain>,
+        start: NonNull<u8>,
+        len: usize,
+        access: Access,
+    ) -> Result<(Arc<Registration>, Keys), VerbError> {
+        let flags = match access {
+            Access::Local => 0,
+            Access::ReadTarget => ffi::ibv_access_flags::IBV_ACCESS_LOCAL_WRITE.0,
+            Access::RemoteRead => ffi::ibv_access_flags::IBV_ACCESS_REMOTE_READ.0,
+            Access::RemoteWrite => {
+                // The specification couples the two (section 10.6.3.1).
+                ffi::ibv_access_flags::IBV_ACCESS_LOCAL_WRITE.0
+                    | ffi::ibv_access_flags::IBV_ACCESS_REMOTE_WRITE.0
+            }
+        };
+        // SAFETY: mapped, as the caller promises; the domain lives in `pd`.
+        let mr = unsafe {
+            (pd.device().verbs().ibv_reg_mr)(
+                pd.as_ptr(),
+                start.as_ptr().cast(),
+                len,
+                flags.cast_signed(),
+            )
+        };
+        let mr = NonNull::new(mr).ok_or_else(|| {
+            failed_now("ibv_reg_mr", format!("{}: {len} bytes", pd.device().facts().name))
+        })?;
+        // SAFETY: a region just made; its keys never change.
+        let keys = unsafe { Keys { lkey: mr.as_ref().lkey, rkey: mr.as_ref().rkey } };
+        let registration = Arc::new(Registration(Mutex::new(Registered::At(mr, Arc::clone(pd)))));
+        pd.remember(&registration);
+        Ok((registration, keys))
+    }
+
     /// Ends it. Whether the device has let go of the memory.
     pub(super) fn end(&self) -> bool {
         let mut registered = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -80,34 +127,10 @@ impl IbvRegion {
     ) -> Result<IbvRegion, VerbError> {
         let block = pd.device().pool().take(len.max(1))?;
         assert!(block.len() >= len, "the pool gives what is asked for");
-        let flags = match access {
-            Access::Local => 0,
-            Access::ReadTarget => ffi::ibv_access_flags::IBV_ACCESS_LOCAL_WRITE.0,
-            Access::RemoteRead => ffi::ibv_access_flags::IBV_ACCESS_REMOTE_READ.0,
-            Access::RemoteWrite => {
-                // The specification couples the two (section 10.6.3.1).
-                ffi::ibv_access_flags::IBV_ACCESS_LOCAL_WRITE.0
-                    | ffi::ibv_access_flags::IBV_ACCESS_REMOTE_WRITE.0
-            }
-        };
-        // SAFETY: **mapped**; the domain lives in `pd`.
-        let mr = unsafe {
-            (pd.device().verbs().ibv_reg_mr)(
-                pd.as_ptr(),
-                block.start().as_ptr().cast(),
-                len.max(1),
-                flags.cast_signed(),
-            )
-        };
-        let mr = NonNull::new(mr).ok_or_else(|| {
-            failed_now("ibv_reg_mr", format!("{}: {len} bytes", pd.device().facts().name))
-        })?;
-        // SAFETY: a region just made; its keys never change.
-        let (lkey, rkey) = unsafe { (mr.as_ref().lkey, mr.as_ref().rkey) };
+        // SAFETY: **mapped**; slices are given of no memory that a peer may write (**private**).
+        let registered = unsafe { Registration::new(pd, block.start(), len.max(1), access) };
+        let (registration, Keys { lkey, rkey }) = registered?;
         let block = ManuallyDrop::new(block);
-        let registered = Registered::At(mr, pd.clone());
-        let registration = Arc::new(Registration(Mutex::new(registered)));
-        pd.remember(&registration);
         Ok(IbvRegion { registration, block, len, access, lkey, rkey })
     }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use rdma_rpc_core::poll_set::{PollSet, Watched};
 use rustix::io::Errno;
 use tokio::time::Sleep;
@@ -15,6 +16,7 @@ use super::cq::BATCH;
 use super::error::failed;
 use super::events::Listener;
 use super::ffi::{self, ibv_send_flags, ibv_wc_status};
+use super::lend::Lendings;
 use super::mr::IbvRegion;
 use super::pd::ProtectionDomain;
 use super::raw_qp::{RawQueuePair, read_request, send_request, write_request};
@@ -23,8 +25,8 @@ use super::seat::{Seat, SeatLook};
 use super::send_slots::SendSlots;
 use super::wr_id::WrId;
 use crate::verbs::{
-    Access, Caps, Completion, Local, MAX_LIST, Op, PostError, QueuePair, Region, VerbError,
-    WorkRequest,
+    Access, Caps, Completion, Local, MAX_LIST, Op, PostError, QueuePair, Region, RemoteAddr,
+    VerbError, WorkRequest,
 };
 
 /// Bytes of a word that travels outside the ring: a credit, or what iWARP sends for an immediate.
@@ -55,6 +57,7 @@ pub struct IbvQueuePair {
     words: Option<IbvRegion>,
     /// What is received where there are no immediates, one place for each receive.
     pub(super) received: Option<IbvRegion>,
+    lendings: Lendings,
     pub(super) caps: Caps,
     pub(super) sends: SendSlots,
     /// Completions that wait for a READ's.
@@ -82,12 +85,21 @@ pub(super) struct Parts {
     /// Receives for the ring; the raw queue pair holds one more.
     pub(super) receive_depth: u32,
     pub(super) reads_in_flight: u32,
+    pub(super) lends_from_bytes: usize,
 }
 
 impl IbvQueuePair {
     /// Takes the parts; the queue pair may still be unconnected.
     pub(super) fn new(parts: Parts) -> Result<IbvQueuePair, VerbError> {
-        let Parts { pd, seat, qp, write_with_imm, receive_depth, reads_in_flight } = parts;
+        let Parts {
+            pd,
+            seat,
+            qp,
+            write_with_imm,
+            receive_depth,
+            reads_in_flight,
+            lends_from_bytes,
+        } = parts;
         let depths = qp.depths();
         let words = if depths.inline_bytes < WORD_BYTES as u32 {
             Some(IbvRegion::new(&pd, depths.send as usize * WORD_BYTES, Access::Local)?)
@@ -109,7 +121,7 @@ impl IbvQueuePair {
                 write_with_imm,
                 inline_bytes: depths.inline_bytes,
                 reads_in_flight,
-                lends: false,
+                lends_from_bytes: Some(lends_from_bytes),
             },
             connection: None,
             qp: Some(qp),
@@ -118,6 +130,7 @@ impl IbvQueuePair {
             pd,
             words,
             received,
+            lendings: Lendings::default(),
             sends: SendSlots::new(depths.send),
             order: ReadOrder::default(),
             receives_posted: 0,
@@ -297,6 +310,15 @@ impl QueuePair for IbvQueuePair {
 
     fn wait_for_memory(&mut self, waker: &Waker) -> bool {
         self.pd.device().pool().wait(self.memory_seen, waker)
+    }
+
+    fn lend(&mut self, bytes: &Bytes) -> Option<RemoteAddr> {
+        let may = self.failing.is_none() && self.caps.lends_from_bytes <= Some(bytes.len());
+        if may { self.lendings.lend(&self.pd, bytes) } else { None }
+    }
+
+    fn take_back(&mut self, lent: RemoteAddr) {
+        self.lendings.take_back(lent);
     }
 
     fn post_send(&mut self, list: &[WorkRequest<'_, IbvRegion>]) -> Result<(), PostError> {
@@ -492,12 +514,13 @@ impl Drop for IbvQueuePair {
         self.watched.leave();
         self.connection = None;
         let (qp, words, received) = (self.qp.take(), self.words.take(), self.received.take());
+        let lendings = std::mem::take(&mut self.lendings);
         let (seat, pd) = (Arc::clone(&self.seat), Arc::clone(&self.pd));
         let destroy = move || {
             // Before the seat is given up, so that nothing completes there any more.
             drop(qp);
             // Nothing can touch the memory now.
-            drop((words, received));
+            drop((words, received, lendings));
             pd.end_registrations();
             drop(seat);
         };

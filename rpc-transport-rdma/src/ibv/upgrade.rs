@@ -337,6 +337,7 @@ impl Ibv {
             write_with_imm: !iwarp,
             receive_depth: depths.receive - 1,
             reads_in_flight: 0,
+            lends_from_bytes: config.lends_from_bytes,
         };
         let mut queue_pair = IbvQueuePair::new(parts).map_err(text)?;
         queue_pair.post_receives(1).map_err(|error| format!("posting a receive: {error:?}"))?;

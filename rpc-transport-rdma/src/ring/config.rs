@@ -205,7 +205,7 @@ mod tests {
             write_with_imm: true,
             inline_bytes: 0,
             reads_in_flight: 1,
-            lends: false,
+            lends_from_bytes: None,
         };
         let config = RingConfig::default();
         config.validate_caps(caps).unwrap();

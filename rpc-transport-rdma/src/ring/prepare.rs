@@ -121,7 +121,10 @@ impl<Q: QueuePair> Prepared<Q> {
             bulk_threshold_bytes: bulk.then_some(config.bulk_threshold_bytes),
             max_bulk_bytes: if bulk { max_bulk_bytes } else { 0 },
             cache_share: CacheShare::new(config.cached_frames_bytes, config.bulk_threshold_bytes),
-            lend_threshold_bytes: (bulk && caps.lends).then_some(config.bulk_threshold_bytes),
+            lend_threshold_bytes: caps
+                .lends_from_bytes
+                .filter(|_| bulk)
+                .map(|least| least.max(config.bulk_threshold_bytes)),
         };
         let data_receives = self.hello.receives - CONTROL_RECEIVES;
         let receiver = Receiver {

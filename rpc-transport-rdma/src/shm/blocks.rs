@@ -12,6 +12,7 @@
 //! No peer sees anything of a block but what it is lent: by a key only regions that were offered can
 //! be reached, and these are never offered.
 
+use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::mapping::{HUGE_BYTES, Mapping, OwnedMapping, Stretch};
@@ -25,6 +26,8 @@ const MAX_IDLE_BYTES: usize = 32 << 20;
 const MOST_WASTE: usize = 2;
 
 static FREE: Mutex<Free> = Mutex::new(Free::new());
+/// Where all blocks begin, and their lengths.
+static MAPPED: Mutex<BTreeMap<usize, usize>> = Mutex::new(BTreeMap::new());
 
 /// `len` bytes of private memory, in huge pages where the system gives some; it keeps the block it
 /// is a part of, so it costs up to 2 MiB. Not zeroed: it may have been used before.
@@ -36,6 +39,7 @@ pub(super) fn part(len: usize) -> Result<Mapping, VerbError> {
         Some(stretch) => stretch,
         None => {
             let block = Stretch::whole(Mapping::private_huge(bytes.max(HUGE_BYTES))?);
+            mapped().insert(block.address(), block.len());
             lock().cut(block, bytes)
         }
     };
@@ -67,7 +71,23 @@ impl PrivateMemory {
 pub(super) fn give_back(stretch: Stretch) {
     let surplus = lock().put(stretch);
     // Unmapped outside the lock.
-    drop(surplus);
+    for block in surplus {
+        mapped().remove(&block.address());
+    }
+}
+
+/// Whether bytes are a part of a block, or of a part. Nobody else maps anything where one was before it is
+/// forgotten here.
+pub(crate) fn is_private_memory(bytes: &[u8]) -> bool {
+    let start = bytes.as_ptr().addr();
+    let mapped = mapped();
+    let before = mapped.range(..=start).next_back();
+    // What lies in one does not go beyond its end.
+    before.is_some_and(|(block, len)| start - block < *len)
+}
+
+fn mapped() -> MutexGuard<'static, BTreeMap<usize, usize>> {
+    MAPPED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The lock is held where a buffer is made or dropped, for as long as it takes to look through a list.

@@ -367,7 +367,6 @@ impl Stretch {
     }
 
     /// Where it begins.
-    #[cfg(test)]
     pub(super) fn address(&self) -> usize {
         self.block.address(self.offset)
     }

@@ -276,7 +276,7 @@ impl QueuePair for ShmQueuePair {
             write_with_imm: true,
             inline_bytes: 0,
             reads_in_flight: self.config.reads_in_flight,
-            lends: self.lendings.may_come(),
+            lends_from_bytes: self.lendings.may_come().then_some(0),
         }
     }
 

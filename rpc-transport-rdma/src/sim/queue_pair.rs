@@ -83,7 +83,7 @@ impl QueuePair for SimQueuePair {
             write_with_imm: config.write_with_imm,
             inline_bytes: 0,
             reads_in_flight: config.reads_in_flight,
-            lends: config.lends,
+            lends_from_bytes: config.lends.then_some(0),
         }
     }
 
@@ -114,9 +114,7 @@ impl QueuePair for SimQueuePair {
     }
 
     fn lend(&mut self, bytes: &Bytes) -> Option<RemoteAddr> {
-        if !self.caps().lends {
-            return None;
-        }
+        self.caps().lends_from_bytes?;
         let mut region = self.register(bytes.len(), Access::RemoteRead).ok()?;
         region.bytes_mut().copy_from_slice(bytes);
         let at = region.remote();

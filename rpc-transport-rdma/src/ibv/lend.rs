@@ -1,0 +1,82 @@
+//! Memory of the program that the peer READs where it lies.
+//!
+//! What is lent is registered, just as long as it is and no further, for READs only, and only while
+//! it is lent: a peer can read what it was told to pull and nothing beside it. To register costs the
+//! kernel some system calls' time, and more for small pages than for huge ones. So it is done for a
+//! [`BulkBuffer`](crate::BulkBuffer)'s bytes, if they are enough, and the others are copied.
+//!
+//! A READ that the peer repeats because its answer was late is before whatever it says afterwards, on
+//! a connection as on the way to it: when it says it is done, none is left that could find the memory gone.
+#![allow(unsafe_code)]
+
+use std::mem::ManuallyDrop;
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::mr::Registration;
+use super::pd::ProtectionDomain;
+use crate::bulk_buffer;
+use crate::verbs::{Access, RemoteAddr};
+
+/// What one connection has lent.
+#[derive(Debug, Default)]
+pub(super) struct Lendings {
+    lent: Vec<Lent>,
+    /// The device or the system took no more once (`RLIMIT_MEMLOCK`); it is not asked again, because a
+    /// refusal costs as much as a registration.
+    refused: bool,
+}
+
+#[derive(Debug)]
+struct Lent {
+    at: RemoteAddr,
+    registration: Arc<Registration>,
+    bytes: ManuallyDrop<Bytes>,
+}
+
+impl Lendings {
+    /// Registers memory of the program, if that is possible.
+    pub(super) fn lend(&mut self, pd: &Arc<ProtectionDomain>, bytes: &Bytes) -> Option<RemoteAddr> {
+        if self.refused || bytes.is_empty() || !bulk_buffer::holds(bytes) {
+            return None;
+        }
+        let start = NonNull::new(bytes.as_ptr().cast_mut())?;
+        // SAFETY: `Lent` keeps a share of the bytes, and so their memory mapped, until the registration
+        // has ended, or for ever. Nobody writes them: the device may only read.
+        let registered = unsafe { Registration::new(pd, start, bytes.len(), Access::RemoteRead) };
+        match registered {
+            Ok((registration, keys)) => {
+                let at = RemoteAddr { addr: start.as_ptr().addr() as u64, rkey: keys.rkey };
+                let bytes = ManuallyDrop::new(bytes.clone());
+                self.lent.push(Lent { at, registration, bytes });
+                Some(at)
+            }
+            Err(error) => {
+                tracing::info!(%error, "long messages of this connection are copied from now on");
+                self.refused = true;
+                None
+            }
+        }
+    }
+
+    /// The peer is done with what it finds there.
+    pub(super) fn take_back(&mut self, at: RemoteAddr) {
+        if let Some(index) = self.lent.iter().position(|lent| lent.at == at) {
+            self.lent.swap_remove(index);
+        }
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        if self.registration.end() {
+            // SAFETY: taken once, here; the device has let go of it.
+            unsafe { ManuallyDrop::drop(&mut self.bytes) };
+        } else {
+            // A peer could still read what comes to lie there.
+            tracing::error!(bytes = self.bytes.len(), "memory that was lent is lost");
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! A program's memory lent to the peer's READs on real RDMA devices. Ignored unless asked for;
+//! `ibv_support` says what the environment must name.
+
+mod ibv_support;
+
+use bytes::Bytes;
+use ibv_support::{End, World, turn};
+use rdma_rpc_transport_rdma::BulkBuffer;
+use rdma_rpc_transport_rdma::ibv::{IbvConfig, IbvRegion};
+use rdma_rpc_transport_rdma::verbs::{
+    Access, Local, Op, QueuePair, Region, RemoteAddr, Status, WorkRequest,
+};
+
+const KIB: usize = 1 << 10;
+const LEAST: usize = 64 * KIB;
+const LEN: usize = 300 * KIB;
+/// A READ of so many bytes loses no packet on a line that loses none.
+const PIECE: usize = 64 * KIB;
+
+fn config() -> IbvConfig {
+    IbvConfig { lends_from_bytes: LEAST, ..IbvConfig::default() }
+}
+
+fn numbered(len: usize) -> Vec<u8> {
+    (0..len).map(|at| (at / 7 % 251) as u8).collect()
+}
+
+/// What the peer finds where `at` says, piece by piece.
+async fn pull(end: &mut End, target: &IbvRegion, at: RemoteAddr, len: usize) {
+    for offset in (0..len).step_by(PIECE) {
+        let into = Local { region: target, offset, len: PIECE.min(len - offset) };
+        let from = at.offset(offset as u64).unwrap();
+        assert_eq!(end.does(1, Op::Read { into, from }).await, Status::Success, "at {offset}");
+    }
+}
+
+/// Whether a READ is not answered.
+async fn is_refused(end: &mut End, target: &IbvRegion, at: RemoteAddr, len: usize) -> bool {
+    let op = Op::Read { into: Local { region: target, offset: 0, len }, from: at };
+    end.qp.post_send(&[WorkRequest { id: 2, op, signaled: true }]).unwrap();
+    let (completions, _) = end.drain().await;
+    completions.iter().all(|completion| completion.status != Status::Success)
+}
+
+/// Whether the memory of bytes goes to the next buffer when these are dropped, as it does if no other
+/// share of them is left.
+fn is_used_again(bytes: Bytes) -> bool {
+    let (place, len) = (bytes.as_ptr(), bytes.len());
+    drop(bytes);
+    BulkBuffer::copy_from_slice(&numbered(len)).as_ptr() == place
+}
+
+#[test]
+#[ignore = "needs an RDMA device: scripts/rdma-vm test"]
+fn what_is_lent_is_read_where_it_lies_until_it_is_taken_back() {
+    let _turn = turn();
+    let world = World::new();
+    world.local.block_on(async {
+        let (reader, lender) = world.pair(&config()).await;
+        let (mut reader, mut lender) = (End::new(reader), End::new(lender));
+        let target = reader.qp.register(LEN, Access::ReadTarget).unwrap();
+        let bytes = BulkBuffer::copy_from_slice(&numbered(LEN)).freeze();
+        // Neither the whole nor at a page's start.
+        for range in [0..LEN, 1..LEN, 4097..LEN - 3, 100_001..100_001 + LEAST] {
+            let part = bytes.slice(range);
+            let at = lender.qp.lend(&part).expect("it is lent");
+            pull(&mut reader, &target, at, part.len()).await;
+            assert_eq!(target.bytes()[..part.len()], part);
+            lender.qp.take_back(at);
+        }
+        let at = lender.qp.lend(&bytes).expect("it is lent");
+        lender.qp.take_back(at);
+        assert!(is_refused(&mut reader, &target, at, PIECE).await, "it is not lent any more");
+        assert!(is_used_again(bytes), "nobody else keeps it");
+    });
+}
+
+#[test]
+#[ignore = "needs an RDMA device: scripts/rdma-vm test"]
+fn a_peer_reads_nothing_beside_what_it_is_lent() {
+    let _turn = turn();
+    let world = World::new();
+    world.local.block_on(async {
+        for (before, after) in [(1, 0), (0, 1)] {
+            let (reader, mut lender) = world.pair(&config()).await;
+            let mut reader = End::new(reader);
+            let target = reader.qp.register(LEN, Access::ReadTarget).unwrap();
+            let bytes = BulkBuffer::copy_from_slice(&numbered(LEN)).freeze();
+            let at = lender.lend(&bytes.slice(before..LEN - after)).expect("it is lent");
+            let beside = RemoteAddr { addr: bytes.as_ptr().addr() as u64, rkey: at.rkey };
+            let from = if before > 0 { beside } else { at.offset((LEN - 64) as u64).unwrap() };
+            assert!(is_refused(&mut reader, &target, from, 64).await, "{before} {after}");
+        }
+    });
+}
+
+#[test]
+#[ignore = "needs an RDMA device: scripts/rdma-vm test"]
+fn memory_that_is_not_worth_it_is_not_lent() {
+    let _turn = turn();
+    let world = World::new();
+    world.local.block_on(async {
+        let (_reader, mut lender) = world.pair(&config()).await;
+        assert_eq!(lender.caps().lends_from_bytes, Some(LEAST));
+        let bulk = BulkBuffer::copy_from_slice(&numbered(LEAST)).freeze();
+        assert!(lender.lend(&bulk).is_some());
+        assert!(lender.lend(&bulk.slice(1..)).is_none(), "too short");
+        assert!(lender.lend(&Bytes::new()).is_none(), "empty");
+        assert!(lender.lend(&numbered(LEN).into()).is_none(), "of the allocator");
+    });
+}
+
+#[test]
+#[ignore = "needs an RDMA device: scripts/rdma-vm test"]
+fn what_is_lent_when_the_connection_ends_is_let_go_of() {
+    let _turn = turn();
+    let world = World::new();
+    world.local.block_on(async {
+        let (_reader, mut lender) = world.pair(&config()).await;
+        let bytes = BulkBuffer::copy_from_slice(&numbered(LEN)).freeze();
+        for _ in 0..3 {
+            lender.lend(&bytes).expect("it is lent");
+        }
+        lender.fail();
+        assert!(lender.lend(&bytes).is_none(), "a failed queue pair lends nothing");
+        let place = bytes.as_ptr();
+        assert!(!is_used_again(bytes), "the peer may be reading it");
+        drop(lender);
+        assert_eq!(BulkBuffer::copy_from_slice(&numbered(LEN)).as_ptr(), place);
+    });
+}
