@@ -12,7 +12,7 @@
 //! No peer sees anything of a block but what it is lent: by a key only regions that were offered can
 //! be reached, and these are never offered.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::mapping::{HUGE_BYTES, Mapping, OwnedMapping, Stretch};
@@ -90,32 +90,41 @@ fn mapped() -> MutexGuard<'static, BTreeMap<usize, usize>> {
     MAPPED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The lock is held where a buffer is made or dropped, for as long as it takes to look through a list.
+/// The lock is held where a buffer is made or dropped.
 fn lock() -> MutexGuard<'static, Free> {
     // Nothing that can panic runs between two changes that belong together.
     FREE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The free stretches of all blocks, none of which touch each other; who has been free longest
-/// comes first.
+/// The free stretches of all blocks, none of which touch each other.
+///
+/// A program may keep thousands of buffers, so every step takes logarithmic time.
 struct Free {
-    stretches: Vec<Stretch>,
-    /// Of those that are whole blocks.
+    /// By where they begin.
+    stretches: BTreeMap<usize, Stretch>,
+    /// Their lengths, and where they begin.
+    lengths: BTreeSet<(usize, usize)>,
+    /// Where those begin that are whole blocks; who has lain idle longest comes first. They are few.
+    idle: VecDeque<usize>,
     idle_bytes: usize,
 }
 
 impl Free {
     const fn new() -> Free {
-        Free { stretches: Vec::new(), idle_bytes: 0 }
+        Free {
+            stretches: BTreeMap::new(),
+            lengths: BTreeSet::new(),
+            idle: VecDeque::new(),
+            idle_bytes: 0,
+        }
     }
 
     /// `bytes` from the shortest stretch that has so many and is not far too long.
     fn take(&mut self, bytes: usize) -> Option<Stretch> {
+        // What is longer than a huge page is a whole block, and stays one.
         let most = HUGE_BYTES.max(bytes.saturating_mul(MOST_WASTE));
-        let fits = |stretch: &Stretch| stretch.len() >= bytes && stretch.block_len() <= most;
-        let fitting = self.stretches.iter().enumerate().filter(|(_, stretch)| fits(stretch));
-        let at = fitting.min_by_key(|(_, stretch)| stretch.len()).map(|(at, _)| at)?;
-        let stretch = self.remove(at);
+        let (_, start) = *self.lengths.range((bytes, 0)..=(most, usize::MAX)).next()?;
+        let stretch = self.remove(start)?;
         Some(self.cut(stretch, bytes))
     }
 
@@ -123,7 +132,7 @@ impl Free {
     fn cut(&mut self, mut stretch: Stretch, bytes: usize) -> Stretch {
         if stretch.block_len() == HUGE_BYTES && stretch.len() > bytes {
             let rest = stretch.split_off(bytes);
-            self.stretches.push(rest);
+            self.add(rest);
         }
         stretch
     }
@@ -131,33 +140,49 @@ impl Free {
     /// Keeps a stretch, joined with its neighbours. Gives the blocks that have lain idle longest, if
     /// they are too many now.
     fn put(&mut self, mut stretch: Stretch) -> Vec<Stretch> {
-        if let Some(at) = self.stretches.iter().position(|other| stretch.is_before(other)) {
-            stretch.join(self.remove(at));
+        let start = stretch.address();
+        let after = self.stretches.get(&(start + stretch.len()));
+        if after.is_some_and(|after| stretch.is_before(after))
+            && let Some(after) = self.remove(start + stretch.len())
+        {
+            stretch.join(after);
         }
-        if let Some(at) = self.stretches.iter().position(|other| other.is_before(&stretch)) {
-            let mut before = self.remove(at);
+        let before = self.stretches.range(..start).next_back();
+        if let Some((&start, before)) = before
+            && before.is_before(&stretch)
+            && let Some(mut before) = self.remove(start)
+        {
             before.join(stretch);
             stretch = before;
         }
-        if stretch.is_whole() {
-            self.idle_bytes += stretch.len();
-        }
-        self.stretches.push(stretch);
+        self.add(stretch);
         let mut surplus = Vec::new();
         while self.idle_bytes > MAX_IDLE_BYTES
-            && let Some(at) = self.stretches.iter().position(Stretch::is_whole)
+            && let Some(&oldest) = self.idle.front()
         {
-            surplus.push(self.remove(at));
+            surplus.extend(self.remove(oldest));
         }
         surplus
     }
 
-    fn remove(&mut self, at: usize) -> Stretch {
-        let stretch = self.stretches.remove(at);
+    fn add(&mut self, stretch: Stretch) {
+        let (start, len) = (stretch.address(), stretch.len());
         if stretch.is_whole() {
+            self.idle.push_back(start);
+            self.idle_bytes += len;
+        }
+        self.lengths.insert((len, start));
+        self.stretches.insert(start, stretch);
+    }
+
+    fn remove(&mut self, start: usize) -> Option<Stretch> {
+        let stretch = self.stretches.remove(&start)?;
+        self.lengths.remove(&(stretch.len(), start));
+        if stretch.is_whole() {
+            self.idle.retain(|idle| *idle != start);
             self.idle_bytes -= stretch.len();
         }
-        stretch
+        Some(stretch)
     }
 }
 
@@ -230,7 +255,7 @@ mod tests {
             kept.push(free.cut(block(), HUGE_BYTES - kib * KIB));
         }
         assert_eq!(free.take(300 * KIB).unwrap().len(), 300 * KIB);
-        let mut left: Vec<_> = free.stretches.iter().map(Stretch::len).collect();
+        let mut left: Vec<_> = free.stretches.values().map(Stretch::len).collect();
         left.sort_unstable();
         assert_eq!(left, [212 * KIB, 256 * KIB, 1024 * KIB]);
     }
