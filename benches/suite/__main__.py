@@ -23,7 +23,7 @@ UCX_TRANSPORTS = ["posix,cma,self", "tcp"]
 
 def arguments():
     parser = argparse.ArgumentParser(prog="scripts/bench", description=(
-        "Measures our echo beside tonic's, tarpc's and what the machine can do; writes "
+        "Measures our echo beside those of tonic, tarpc, ruapc and volo, and what the machine can do; writes "
         "results.jsonl, results.md and the pictures into the folder --out."))
     parser.add_argument("--quick", action="store_true", help="0.5 s, one repetition, no waiting")
     parser.add_argument("--only", metavar="REGEX", default="",
@@ -55,6 +55,9 @@ def arguments():
     return options
 
 
+PEERS = ("tonic-peer", "tarpc-peer", "ruapc-peer", "volo-peer", "raw")
+
+
 def build(target):
     """The programs, by name."""
     def cargo(folder, target, *packages):
@@ -68,13 +71,13 @@ def build(target):
     say("building")
     cargo(ROOT, target, "rpc-benches")
     # One at a time: what one needs of a shared crate must not change another.
-    for program in ("tonic-peer", "tarpc-peer", "raw"):
+    for program in PEERS:
         cargo(os.path.join(ROOT, "benches/peers"), os.path.join(target, "peers"), program)
 
 
 def programs(target):
     found = {"echo": os.path.join(target, "release/echo")}
-    for name in ("tonic-peer", "tarpc-peer", "raw"):
+    for name in PEERS:
         found[name] = os.path.join(target, "peers/release", name)
     for path in found.values():
         if not os.path.exists(path):

@@ -5,8 +5,9 @@ from collections import namedtuple
 KIB, MIB = 1 << 10, 1 << 20
 
 Case = namedtuple("Case", "name mode payload conns outstanding")
-# `key` names it in results and on the command line; `text` is for people; `rt` see benches/README.md.
-System = namedtuple("System", "key text program transport rt")
+# `key` names it in results and on the command line; `text` is for people; `rt` see benches/README.md;
+# `more` is what else its client is told.
+System = namedtuple("System", "key text program transport rt more", defaults=((),))
 
 SYSTEMS = [
     System("shm-busy", "shm, busy", "echo", "shm", "spin"),
@@ -18,6 +19,8 @@ SYSTEMS = [
     System("tonic-tcp", "tonic, tcp", "tonic-peer", "tcp", "st"),
     System("tonic-unix", "tonic, unix", "tonic-peer", "unix", "st"),
     System("tarpc-tcp", "tarpc, tcp", "tarpc-peer", "tcp", "st"),
+    System("ruapc-tcp", "ruapc, tcp", "ruapc-peer", "tcp", "st"),
+    System("volo-shm", "volo, shm", "volo-peer", "shmipc-eventfd", "st"),
 ]
 # As `#[tokio::main]` has it: two workers at the client, and calls from neither; the server as of `st`.
 FROM_MAIN = [
@@ -40,6 +43,8 @@ SCENE_SYSTEMS = {
 }
 # Settings that suit long messages, and only they are measured with them.
 WIDE = System("tonic-tcp-wide", "tonic, tcp, wide windows", "tonic-peer", "tcp-wide", "st")
+# The payload where the allocator puts it, and not in a `BulkBuffer`.
+HEAP = System("shm-busy-heap", "shm, busy, from the heap", "echo", "shm", "spin", ("--memory", "heap"))
 RAW_TCP = System("raw-tcp", "raw tcp (tokio)", "raw", "tcp", "st")
 
 OUTSTANDING = [1, 4, 16, 64, 256, 1024, 4096, 10000]
@@ -111,15 +116,27 @@ def unique(cases):
     return list(dict.fromkeys(cases))
 
 
+def takes_part(system, case):
+    """Whether a system can do what a case asks."""
+    if system.program in ("tarpc-peer", "ruapc-peer", "volo-peer") and case.mode == "stream":
+        return False
+    if system.program == "ruapc-peer":
+        return case.payload < 64 * MIB  # "msg is too long"
+    if system.program == "volo-peer":
+        # A connection has 128 MiB, in which 16 MiB find no place and 10,000 calls neither.
+        return case.conns <= 8 and case.payload <= 4 * MIB and case.outstanding <= 4096
+    return True
+
+
 def jobs():
     """Everything there is to measure, as (system, case)."""
     pairs = []
     for case in unique(MAIN + CURVES):
         for system in SYSTEMS:
-            if case.mode == "stream" and system.program == "tarpc-peer":
-                continue  # it has none
-            pairs.append((system, case))
+            if takes_part(system, case):
+                pairs.append((system, case))
     pairs += [(WIDE, case) for case in (lat(MIB), BW, stream(32))]
+    pairs += [(HEAP, case) for case in (lat(64 * KIB), lat(256 * KIB), lat(MIB), lat(4 * MIB), BW)]
     pairs += [(system, thr(1, calls)) for system in FROM_MAIN for calls in JOINED]
     pairs += [(system, scene(mode)) for mode in SCENES
               for runtime in SCENE_SYSTEMS.values() for system in runtime]

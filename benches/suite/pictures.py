@@ -7,12 +7,14 @@ from svg import Axis, Picture, Series, Style, decades
 
 # A hue for each family that colour-blind readers can tell apart; dashes for members of a family.
 BLUE, GREEN, RED, PURPLE, GREY = "#0068a8", "#00785a", "#c24e00", "#a3437c", "#59636e"
+OCHRE = "#8a6d00"
 STYLES = {
     "shm-busy": Style(BLUE, "", "circle"), "shm-adaptive": Style(BLUE, "7 3", "square"),
     "shm-event": Style(BLUE, "2 3", "triangle"), "tcp": Style(GREEN, "", "circle"),
     "tcp-event": Style(GREEN, "2 3", "triangle"),
     "unix": Style(GREEN, "7 3", "square"), "tonic-tcp": Style(RED, "", "diamond"),
     "tonic-unix": Style(RED, "7 3", "square"), "tarpc-tcp": Style(PURPLE, "", "diamond"),
+    "ruapc-tcp": Style(PURPLE, "2 3", "triangle"), "volo-shm": Style(OCHRE, "", "diamond"),
     "raw-tcp": Style(GREY, "2 3", "circle"),
 }
 # Zero bytes have no place on a logarithmic axis: drawn at this, labelled 0.

@@ -40,7 +40,7 @@ class Runner:
 
     def address(self, transport):
         port = self.next_port()
-        if transport.startswith(("unix", "eventfd", "memory", "vm-")):
+        if transport.startswith(("unix", "eventfd", "memory", "vm-", "shmipc")):
             return f"{self.folder.name}/{port}"
         return f"127.0.0.1:{port}"
 
@@ -88,7 +88,7 @@ class Runner:
                         "--case", case.name, "--mode", case.mode, "--payload", str(case.payload),
                         "--conns", str(case.conns), "--outstanding", str(case.outstanding),
                         "--secs", str(secs), "--warmup", str(warmup), "--server-pid", ready[1],
-                        "--rep", str(rep)],
+                        "--rep", str(rep), *system.more],
                     stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors,
                     universal_newlines=True, timeout=secs + warmup + PATIENCE_SECS)
                 if client.returncode:

@@ -1,0 +1,9 @@
+namespace rs echo
+
+struct Msg {
+    1: required binary data,
+}
+
+service Echo {
+    Msg unary(1: Msg message),
+}
