@@ -75,6 +75,40 @@ fn what_is_lent_is_read_where_it_lies_until_it_is_taken_back() {
     });
 }
 
+/// A message that was pulled, as the program gets it.
+struct Pulled(IbvRegion);
+
+impl AsRef<[u8]> for Pulled {
+    fn as_ref(&self) -> &[u8] {
+        self.0.bytes()
+    }
+}
+
+#[test]
+#[ignore = "needs an RDMA device: scripts/rdma-vm test"]
+fn what_was_pulled_is_lent_where_it_lies() {
+    let _turn = turn();
+    let world = World::new();
+    world.local.block_on(async {
+        let (one, two) = world.pair(&config()).await;
+        let (mut one, mut two) = (End::new(one), End::new(two));
+        // One in an arena, one in pages of its own.
+        for len in [LEN, 9 * LEN] {
+            let target = one.qp.register(len, Access::ReadTarget).unwrap();
+            let back = two.qp.register(len, Access::ReadTarget).unwrap();
+            let bytes = BulkBuffer::copy_from_slice(&numbered(len)).freeze();
+            let at = two.qp.lend(&bytes).expect("it is lent");
+            pull(&mut one, &target, at, len).await;
+            two.qp.take_back(at);
+            let pulled = Bytes::from_owner(Pulled(target));
+            let at = one.qp.lend(&pulled).expect("it is lent on");
+            pull(&mut two, &back, at, len).await;
+            one.qp.take_back(at);
+            assert_eq!(back.bytes(), bytes);
+        }
+    });
+}
+
 #[test]
 #[ignore = "needs an RDMA device: scripts/rdma-vm test"]
 fn a_peer_reads_nothing_beside_what_it_is_lent() {

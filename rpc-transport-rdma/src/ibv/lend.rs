@@ -2,8 +2,9 @@
 //!
 //! What is lent is registered, just as long as it is and no further, for READs only, and only while
 //! it is lent: a peer can read what it was told to pull and nothing beside it. To register costs the
-//! kernel some system calls' time, and more for small pages than for huge ones. So it is done for a
-//! [`BulkBuffer`](crate::BulkBuffer)'s bytes, if they are enough, and the others are copied.
+//! kernel some system calls' time, and more for small pages than for huge ones. So it is done for
+//! the bytes of a [`BulkBuffer`](crate::BulkBuffer) and for what was itself pulled, if they are
+//! enough, and the others are copied.
 //!
 //! A READ that the peer repeats because its answer was late is before whatever it says afterwards, on
 //! a connection as on the way to it: when it says it is done, none is left that could find the memory gone.
@@ -39,7 +40,7 @@ struct Lent {
 impl Lendings {
     /// Registers memory of the program, if that is possible.
     pub(super) fn lend(&mut self, pd: &Arc<ProtectionDomain>, bytes: &Bytes) -> Option<RemoteAddr> {
-        if self.refused || bytes.is_empty() || !bulk_buffer::holds(bytes) {
+        if self.refused || bytes.is_empty() || !is_worth_it(pd, bytes) {
             return None;
         }
         let start = NonNull::new(bytes.as_ptr().cast_mut())?;
@@ -67,6 +68,13 @@ impl Lendings {
             self.lent.swap_remove(index);
         }
     }
+}
+
+/// Whether bytes lie in private memory, in huge pages if there are any, that nobody writes as long as
+/// somebody has a share of them: in a buffer of the program, or where a message was pulled into. (Of a
+/// pool's memory nothing else becomes `Bytes`.)
+fn is_worth_it(pd: &ProtectionDomain, bytes: &Bytes) -> bool {
+    bulk_buffer::holds(bytes) || pd.device().pool().holds(bytes)
 }
 
 impl Drop for Lent {

@@ -8,6 +8,7 @@
 //! that was used before is zeroed before anybody else gets it.
 #![allow(unsafe_code)]
 
+use std::collections::BTreeMap;
 use std::ptr::{self, NonNull};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Waker;
@@ -63,6 +64,10 @@ impl Pages {
         let _ = unsafe { rustix::mm::madvise(address, len, Advice::LinuxDontFork) };
         Ok(Pages { start, len })
     }
+
+    fn address(&self) -> usize {
+        self.start.as_ptr().addr()
+    }
 }
 
 impl Drop for Pages {
@@ -81,6 +86,8 @@ struct Arena {
 #[derive(Debug, Default)]
 struct Inner {
     arenas: Vec<Option<Arena>>,
+    /// Where arenas and longer blocks begin, and their lengths.
+    mapped: BTreeMap<usize, usize>,
     mapped_bytes: usize,
     /// Blocks that came back, ever.
     returned: u64,
@@ -158,6 +165,15 @@ impl MemoryPool {
         true
     }
 
+    /// Whether bytes lie in memory of this pool.
+    pub(super) fn holds(&self, bytes: &[u8]) -> bool {
+        let start = bytes.as_ptr().addr();
+        let inner = self.lock();
+        let before = inner.mapped.range(..=start).next_back();
+        // What lies in one does not go beyond its end.
+        before.is_some_and(|(first, len)| start - first < *len)
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -207,8 +223,10 @@ impl MemoryPool {
         if inner.mapped_bytes + ARENA_BYTES > self.limit_bytes {
             return Err(self.exhausted(ARENA_BYTES));
         }
-        let arena = Some(Arena { pages: Pages::map(ARENA_BYTES)?, buddy: Buddy::new() });
+        let pages = Pages::map(ARENA_BYTES)?;
+        inner.mapped.insert(pages.address(), ARENA_BYTES);
         inner.mapped_bytes += ARENA_BYTES;
+        let arena = Some(Arena { pages, buddy: Buddy::new() });
         let vacant = inner.arenas.iter().position(Option::is_none);
         Ok(match vacant {
             Some(index) => {
@@ -232,12 +250,15 @@ impl MemoryPool {
             inner.mapped_bytes += bytes;
         }
         match Pages::map(bytes) {
-            Ok(pages) => Ok(Block {
-                start: pages.start,
-                len: pages.len,
-                place: Place::Own(pages),
-                pool: self.clone(),
-            }),
+            Ok(pages) => {
+                self.lock().mapped.insert(pages.address(), pages.len);
+                Ok(Block {
+                    start: pages.start,
+                    len: pages.len,
+                    place: Place::Own(pages),
+                    pool: self.clone(),
+                })
+            }
             Err(error) => {
                 self.lock().mapped_bytes -= bytes;
                 Err(error)
@@ -276,6 +297,7 @@ impl Inner {
     fn give_back(&mut self, place: &Place) -> Option<Arena> {
         match place {
             Place::Own(pages) => {
+                self.mapped.remove(&pages.address());
                 self.mapped_bytes -= pages.len;
                 None
             }
@@ -288,6 +310,7 @@ impl Inner {
                 if !arena.buddy.is_idle() || !spare {
                     return None;
                 }
+                self.mapped.remove(&arena.pages.address());
                 self.mapped_bytes -= arena.pages.len;
                 slot.take()
             }
@@ -323,6 +346,22 @@ mod tests {
         let again = pool.take(1 << 20).unwrap();
         assert!(all_zero(&again), "nothing of the last owner is left");
         assert_eq!(again.start().as_ptr().addr() % PAGE_BYTES, 0);
+    }
+
+    #[test]
+    fn a_pool_knows_its_own_memory_as_long_as_it_is_mapped() {
+        let pool = MemoryPool::new(64 << 20);
+        let bytes = |block: &Block, at: usize| {
+            // SAFETY: the block is ours, mapped and zeroed; only the address is looked at.
+            unsafe { std::slice::from_raw_parts(block.start().as_ptr().add(at), 1) }
+        };
+        let (short, long) = (pool.take(PAGE_BYTES).unwrap(), pool.take(2 * ARENA_BYTES).unwrap());
+        for block in [&short, &long] {
+            assert!(pool.holds(bytes(block, 0)) && pool.holds(bytes(block, block.len() - 1)));
+        }
+        assert!(!pool.holds(&[1]) && !MemoryPool::new(64 << 20).holds(bytes(&long, 0)));
+        drop((short, long));
+        assert_eq!(pool.lock().mapped.len(), 1, "of the arena that is kept");
     }
 
     #[test]
