@@ -21,12 +21,12 @@ const SHORTEST_MAPPED_BYTES: usize = 16 * 1024;
 /// A long `Bytes` field is not copied when it is sent; the other end reads it where it lies. On
 /// shared memory that takes the kernel several times as long out of pages of 4 KiB, as allocators
 /// give them, as out of a huge page, which a buffer is a part of where the system gives some
-/// (`madvise` or `always` in `/sys/kernel/mm/transparent_hugepage/enabled`). What is freed is used
-/// for the next buffers: up to 32 MiB stay with the process.
+/// (`madvise` or `always` in `/sys/kernel/mm/transparent_hugepage/enabled`). Over RDMA memory must be
+/// registered first, and for a buffer of `rdma.direct_reads_from_bytes` or more that is done instead
+/// of a copy. What is freed is used for the next buffers: up to 32 MiB stay with the process.
 ///
 /// ```
-/// use rdma_rpc_transport_rdma::BulkBuffer;
-///
+/// # use rdma_rpc_transport_rdma::BulkBuffer;
 /// # fn main() -> std::io::Result<()> {
 /// # let mut file: &[u8] = &[7; 300_000];
 /// let mut picture = BulkBuffer::with_capacity(300_000);
@@ -52,11 +52,6 @@ pub struct BulkBuffer {
 enum Memory {
     Mapped(PrivateMemory),
     Heap(Vec<u8>),
-}
-
-/// Whether bytes lie in memory of this kind, mapped and nobody's but theirs for as long as they are kept.
-pub(crate) fn holds(bytes: &Bytes) -> bool {
-    is_private_memory(bytes)
 }
 
 impl BulkBuffer {
@@ -140,6 +135,11 @@ impl BulkBuffer {
             Memory::Mapped(_) => Bytes::from_owner(self),
         }
     }
+}
+
+/// Whether bytes lie in memory of this kind, mapped and nobody's but theirs for as long as they are kept.
+pub(crate) fn holds(bytes: &Bytes) -> bool {
+    is_private_memory(bytes)
 }
 
 impl Memory {
@@ -260,6 +260,18 @@ mod tests {
                 assert_eq!(buffer.freeze(), bytes);
             }
         }
+    }
+
+    #[tokio::test]
+    async fn tokio_reads_into_it_what_there_is_room_for() {
+        use tokio::io::AsyncReadExt;
+        let bytes: Vec<u8> = (0..300_000).map(|i| (i % 251) as u8).collect();
+        let mut buffer = BulkBuffer::with_capacity(200_000);
+        let mut from = &bytes[..];
+        while buffer.has_remaining_mut()
+            && AsyncReadExt::read_buf(&mut from, &mut buffer).await.unwrap() > 0
+        {}
+        assert_eq!((buffer.freeze(), from.len()), (bytes[..200_000].to_vec().into(), 100_000));
     }
 
     #[test]

@@ -164,8 +164,9 @@ pub struct RdmaConfig {
     /// Messages of more than half of it travel in pieces. Default 512 MiB.
     #[serde(deserialize_with = "size")]
     pub bulk_pool_bytes: usize,
-    /// Long messages that lie in a `BulkBuffer` and are at least so long are registered where they are
-    /// until the peer has pulled them; others are copied to registered memory. Default 256 KiB.
+    /// Long messages that lie in a `BulkBuffer`, or were themselves pulled, and are at least so long
+    /// are registered where they are until the peer has them; others are copied to registered
+    /// memory. Default 256 KiB.
     #[serde(deserialize_with = "size")]
     pub direct_reads_from_bytes: usize,
 }

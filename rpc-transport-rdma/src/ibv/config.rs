@@ -35,8 +35,9 @@ pub struct IbvConfig {
     /// Registered memory of the device's pool at most, in bytes. The first to open a device in a
     /// process decides.
     pub memory_bytes: usize,
-    /// A message in a [`BulkBuffer`](crate::BulkBuffer) that is at least so long is registered where it
-    /// lies while the peer pulls it, and not copied. That memory is not the pool's.
+    /// A message in a [`BulkBuffer`](crate::BulkBuffer), or that was pulled from a connection of this
+    /// device, is registered where it lies while the peer pulls it, and not copied, if it is at least
+    /// so long.
     pub lends_from_bytes: usize,
 }
 

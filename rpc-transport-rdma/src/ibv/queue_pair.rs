@@ -313,8 +313,8 @@ impl QueuePair for IbvQueuePair {
     }
 
     fn lend(&mut self, bytes: &Bytes) -> Option<RemoteAddr> {
-        let may = self.failing.is_none() && self.caps.lends_from_bytes <= Some(bytes.len());
-        if may { self.lendings.lend(&self.pd, bytes) } else { None }
+        let is_enough = self.caps.lends_from_bytes.is_some_and(|least| bytes.len() >= least);
+        if is_enough && self.failing.is_none() { self.lendings.lend(&self.pd, bytes) } else { None }
     }
 
     fn take_back(&mut self, lent: RemoteAddr) {
