@@ -18,6 +18,8 @@ from run import Runner, say
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 UCX = [("ucp_am_lat", 32), ("ucp_am_lat", 4096), ("ucp_am_lat", 1 << 20), ("ucp_am_bw", 1 << 20)]
+# Programs in benches/peers.
+PEERS = ("tonic-peer", "tarpc-peer", "ruapc-peer", "volo-peer", "raw")
 UCX_TRANSPORTS = ["posix,cma,self", "tcp"]
 
 
@@ -53,9 +55,6 @@ def arguments():
     if options.quiet_wait is None:
         options.quiet_wait = 0.5 if options.quick else 120.0
     return options
-
-
-PEERS = ("tonic-peer", "tarpc-peer", "ruapc-peer", "volo-peer", "raw")
 
 
 def build(target):

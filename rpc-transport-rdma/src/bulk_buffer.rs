@@ -11,7 +11,7 @@ use std::ops::{Deref, DerefMut};
 use bytes::buf::UninitSlice;
 use bytes::{BufMut, Bytes};
 
-use crate::shm::{PrivateMemory, is_private_memory};
+use crate::shm::PrivateMemory;
 
 /// Shorter buffers are the allocator's: what short messages lie in is copied in any case.
 const SHORTEST_MAPPED_BYTES: usize = 16 * 1024;
@@ -139,7 +139,7 @@ impl BulkBuffer {
 
 /// Whether bytes lie in memory of this kind, mapped and nobody's but theirs for as long as they are kept.
 pub(crate) fn holds(bytes: &Bytes) -> bool {
-    is_private_memory(bytes)
+    PrivateMemory::holds(bytes)
 }
 
 impl Memory {

@@ -7,6 +7,7 @@ pub mod ibv;
 pub mod probe;
 #[cfg(test)]
 mod protocol_text;
+mod ranges;
 pub mod ring;
 pub mod shm;
 pub mod sim;

@@ -329,7 +329,8 @@ pub trait QueuePair: Send + 'static {
     /// Lends memory of the program to the peer's READs, where it lies: devices of one host can do
     /// that, where the kernel lets one process read the other, and cards with memory that is worth
     /// registering for one message. The device keeps `bytes` until [`QueuePair::take_back`], or until
-    /// no READ of the peer can succeed any more. `None`: it cannot, or not now; send a copy from registered memory.
+    /// no READ of the peer can succeed any more. `None`: it cannot, or not now; send a copy from
+    /// registered memory.
     fn lend(&mut self, _bytes: &Bytes) -> Option<RemoteAddr> {
         None
     }

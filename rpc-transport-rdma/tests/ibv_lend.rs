@@ -21,6 +21,16 @@ fn config() -> IbvConfig {
     IbvConfig { lends_from_bytes: LEAST, ..IbvConfig::default() }
 }
 
+/// Runs a test between two ends of a new connection.
+fn between(test: impl AsyncFnOnce(End, End)) {
+    let _turn = turn();
+    let world = World::new();
+    world.local.block_on(async {
+        let (one, two) = world.pair(&config()).await;
+        test(End::new(one), End::new(two)).await;
+    });
+}
+
 fn numbered(len: usize) -> Vec<u8> {
     (0..len).map(|at| (at / 7 % 251) as u8).collect()
 }
@@ -53,11 +63,7 @@ fn is_used_again(bytes: Bytes) -> bool {
 #[test]
 #[ignore = "needs an RDMA device: scripts/rdma-vm test"]
 fn what_is_lent_is_read_where_it_lies_until_it_is_taken_back() {
-    let _turn = turn();
-    let world = World::new();
-    world.local.block_on(async {
-        let (reader, lender) = world.pair(&config()).await;
-        let (mut reader, mut lender) = (End::new(reader), End::new(lender));
+    between(async |mut reader, mut lender| {
         let target = reader.qp.register(LEN, Access::ReadTarget).unwrap();
         let bytes = BulkBuffer::copy_from_slice(&numbered(LEN)).freeze();
         // Neither the whole nor at a page's start.
@@ -87,11 +93,7 @@ impl AsRef<[u8]> for Pulled {
 #[test]
 #[ignore = "needs an RDMA device: scripts/rdma-vm test"]
 fn what_was_pulled_is_lent_where_it_lies() {
-    let _turn = turn();
-    let world = World::new();
-    world.local.block_on(async {
-        let (one, two) = world.pair(&config()).await;
-        let (mut one, mut two) = (End::new(one), End::new(two));
+    between(async |mut one, mut two| {
         // One in an arena, one in pages of its own.
         for len in [LEN, 9 * LEN] {
             let target = one.qp.register(len, Access::ReadTarget).unwrap();
@@ -112,51 +114,41 @@ fn what_was_pulled_is_lent_where_it_lies() {
 #[test]
 #[ignore = "needs an RDMA device: scripts/rdma-vm test"]
 fn a_peer_reads_nothing_beside_what_it_is_lent() {
-    let _turn = turn();
-    let world = World::new();
-    world.local.block_on(async {
-        for (before, after) in [(1, 0), (0, 1)] {
-            let (reader, mut lender) = world.pair(&config()).await;
-            let mut reader = End::new(reader);
+    for (before, after) in [(1, 0), (0, 1)] {
+        between(async |mut reader, mut lender| {
             let target = reader.qp.register(LEN, Access::ReadTarget).unwrap();
             let bytes = BulkBuffer::copy_from_slice(&numbered(LEN)).freeze();
-            let at = lender.lend(&bytes.slice(before..LEN - after)).expect("it is lent");
+            let at = lender.qp.lend(&bytes.slice(before..LEN - after)).expect("it is lent");
             let beside = RemoteAddr { addr: bytes.as_ptr().addr() as u64, rkey: at.rkey };
             let from = if before > 0 { beside } else { at.offset((LEN - 64) as u64).unwrap() };
             assert!(is_refused(&mut reader, &target, from, 64).await, "{before} {after}");
-        }
-    });
+        });
+    }
 }
 
 #[test]
 #[ignore = "needs an RDMA device: scripts/rdma-vm test"]
 fn memory_that_is_not_worth_it_is_not_lent() {
-    let _turn = turn();
-    let world = World::new();
-    world.local.block_on(async {
-        let (_reader, mut lender) = world.pair(&config()).await;
-        assert_eq!(lender.caps().lends_from_bytes, Some(LEAST));
+    between(async |_reader, mut lender| {
+        assert_eq!(lender.qp.caps().lends_from_bytes, Some(LEAST));
         let bulk = BulkBuffer::copy_from_slice(&numbered(LEAST)).freeze();
-        assert!(lender.lend(&bulk).is_some());
-        assert!(lender.lend(&bulk.slice(1..)).is_none(), "too short");
-        assert!(lender.lend(&Bytes::new()).is_none(), "empty");
-        assert!(lender.lend(&numbered(LEN).into()).is_none(), "of the allocator");
+        assert!(lender.qp.lend(&bulk).is_some());
+        assert!(lender.qp.lend(&bulk.slice(1..)).is_none(), "too short");
+        assert!(lender.qp.lend(&Bytes::new()).is_none(), "empty");
+        assert!(lender.qp.lend(&numbered(LEN).into()).is_none(), "of the allocator");
     });
 }
 
 #[test]
 #[ignore = "needs an RDMA device: scripts/rdma-vm test"]
 fn what_is_lent_when_the_connection_ends_is_let_go_of() {
-    let _turn = turn();
-    let world = World::new();
-    world.local.block_on(async {
-        let (_reader, mut lender) = world.pair(&config()).await;
+    between(async |_reader, mut lender| {
         let bytes = BulkBuffer::copy_from_slice(&numbered(LEN)).freeze();
         for _ in 0..3 {
-            lender.lend(&bytes).expect("it is lent");
+            lender.qp.lend(&bytes).expect("it is lent");
         }
-        lender.fail();
-        assert!(lender.lend(&bytes).is_none(), "a failed queue pair lends nothing");
+        lender.qp.fail();
+        assert!(lender.qp.lend(&bytes).is_none(), "a failed queue pair lends nothing");
         let place = bytes.as_ptr();
         assert!(!is_used_again(bytes), "the peer may be reading it");
         drop(lender);

@@ -8,7 +8,6 @@
 //! that was used before is zeroed before anybody else gets it.
 #![allow(unsafe_code)]
 
-use std::collections::BTreeMap;
 use std::ptr::{self, NonNull};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Waker;
@@ -16,6 +15,7 @@ use std::task::Waker;
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 
 use super::buddy::{ARENA_BYTES, Buddy, PAGE_BYTES, block_bytes, order_of};
+use crate::ranges::Ranges;
 use crate::verbs::VerbError;
 
 /// Anonymous memory of this process.
@@ -86,8 +86,8 @@ struct Arena {
 #[derive(Debug, Default)]
 struct Inner {
     arenas: Vec<Option<Arena>>,
-    /// Where arenas and longer blocks begin, and their lengths.
-    mapped: BTreeMap<usize, usize>,
+    /// Arenas and longer blocks.
+    mapped: Ranges,
     mapped_bytes: usize,
     /// Blocks that came back, ever.
     returned: u64,
@@ -167,11 +167,7 @@ impl MemoryPool {
 
     /// Whether bytes lie in memory of this pool.
     pub(super) fn holds(&self, bytes: &[u8]) -> bool {
-        let start = bytes.as_ptr().addr();
-        let inner = self.lock();
-        let before = inner.mapped.range(..=start).next_back();
-        // What lies in one does not go beyond its end.
-        before.is_some_and(|(first, len)| start - first < *len)
+        self.lock().mapped.hold(bytes)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
@@ -297,7 +293,7 @@ impl Inner {
     fn give_back(&mut self, place: &Place) -> Option<Arena> {
         match place {
             Place::Own(pages) => {
-                self.mapped.remove(&pages.address());
+                self.mapped.remove(pages.address());
                 self.mapped_bytes -= pages.len;
                 None
             }
@@ -310,7 +306,7 @@ impl Inner {
                 if !arena.buddy.is_idle() || !spare {
                     return None;
                 }
-                self.mapped.remove(&arena.pages.address());
+                self.mapped.remove(arena.pages.address());
                 self.mapped_bytes -= arena.pages.len;
                 slot.take()
             }
@@ -361,7 +357,7 @@ mod tests {
         }
         assert!(!pool.holds(&[1]) && !MemoryPool::new(64 << 20).holds(bytes(&long, 0)));
         drop((short, long));
-        assert_eq!(pool.lock().mapped.len(), 1, "of the arena that is kept");
+        assert_eq!(pool.lock().mapped.count(), 1, "of the arena that is kept");
     }
 
     #[test]

@@ -16,6 +16,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::mapping::{HUGE_BYTES, Mapping, OwnedMapping, Stretch};
+use crate::ranges::Ranges;
 use crate::verbs::VerbError;
 
 /// Parts begin and end between pages.
@@ -26,8 +27,6 @@ const MAX_IDLE_BYTES: usize = 32 << 20;
 const MOST_WASTE: usize = 2;
 
 static FREE: Mutex<Free> = Mutex::new(Free::new());
-/// Where all blocks begin, and their lengths.
-static MAPPED: Mutex<BTreeMap<usize, usize>> = Mutex::new(BTreeMap::new());
 
 /// `len` bytes of private memory, in huge pages where the system gives some; it keeps the block it
 /// is a part of, so it costs up to 2 MiB. Not zeroed: it may have been used before.
@@ -39,8 +38,7 @@ pub(super) fn part(len: usize) -> Result<Mapping, VerbError> {
         Some(stretch) => stretch,
         None => {
             let block = Stretch::whole(Mapping::private_huge(bytes.max(HUGE_BYTES))?);
-            mapped().insert(block.address(), block.len());
-            lock().cut(block, bytes)
+            lock().begin(block, bytes)
         }
     };
     Ok(Mapping::part(stretch, len))
@@ -58,6 +56,11 @@ impl PrivateMemory {
         part(len).map(|mapping| PrivateMemory(OwnedMapping::new(mapping)))
     }
 
+    /// Whether bytes are a part of such memory, or of what a message was pulled into.
+    pub(crate) fn holds(bytes: &[u8]) -> bool {
+        lock().blocks.hold(bytes)
+    }
+
     pub(crate) fn bytes(&self) -> &[u8] {
         self.0.bytes()
     }
@@ -71,23 +74,7 @@ impl PrivateMemory {
 pub(super) fn give_back(stretch: Stretch) {
     let surplus = lock().put(stretch);
     // Unmapped outside the lock.
-    for block in surplus {
-        mapped().remove(&block.address());
-    }
-}
-
-/// Whether bytes are a part of a block, or of a part. Nobody else maps anything where one was before it is
-/// forgotten here.
-pub(crate) fn is_private_memory(bytes: &[u8]) -> bool {
-    let start = bytes.as_ptr().addr();
-    let mapped = mapped();
-    let before = mapped.range(..=start).next_back();
-    // What lies in one does not go beyond its end.
-    before.is_some_and(|(block, len)| start - block < *len)
-}
-
-fn mapped() -> MutexGuard<'static, BTreeMap<usize, usize>> {
-    MAPPED.lock().unwrap_or_else(PoisonError::into_inner)
+    drop(surplus);
 }
 
 /// The lock is held where a buffer is made or dropped.
@@ -100,6 +87,8 @@ fn lock() -> MutexGuard<'static, Free> {
 ///
 /// A program may keep thousands of buffers, so every step takes logarithmic time.
 struct Free {
+    /// All blocks, free or not: from when they are mapped until they are about to go.
+    blocks: Ranges,
     /// By where they begin.
     stretches: BTreeMap<usize, Stretch>,
     /// Their lengths, and where they begin.
@@ -112,6 +101,7 @@ struct Free {
 impl Free {
     const fn new() -> Free {
         Free {
+            blocks: Ranges::new(),
             stretches: BTreeMap::new(),
             lengths: BTreeSet::new(),
             idle: VecDeque::new(),
@@ -126,6 +116,12 @@ impl Free {
         let (_, start) = *self.lengths.range((bytes, 0)..=(most, usize::MAX)).next()?;
         let stretch = self.remove(start)?;
         Some(self.cut(stretch, bytes))
+    }
+
+    /// The first `bytes` of a new block.
+    fn begin(&mut self, block: Stretch, bytes: usize) -> Stretch {
+        self.blocks.insert(block.address(), block.len());
+        self.cut(block, bytes)
     }
 
     /// The first `bytes` of a stretch; what is left of a block of one huge page is free.
@@ -160,6 +156,7 @@ impl Free {
         while self.idle_bytes > MAX_IDLE_BYTES
             && let Some(&oldest) = self.idle.front()
         {
+            self.blocks.remove(oldest);
             surplus.extend(self.remove(oldest));
         }
         surplus

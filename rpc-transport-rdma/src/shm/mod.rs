@@ -76,7 +76,7 @@ mod hostile_tests;
 #[cfg(test)]
 mod lend_tests;
 
-pub(crate) use blocks::{PrivateMemory, is_private_memory};
+pub(crate) use blocks::PrivateMemory;
 pub use config::ShmConfig;
 pub use connect::{ShmConnecting, ShmListener, ShmTicket};
 pub use error::ShmError;
