@@ -2,6 +2,7 @@
 
 use prost::Message;
 
+use crate::copy::Target;
 use crate::driver::body::View;
 use crate::lend;
 use crate::parts::Parts;
@@ -50,11 +51,11 @@ impl<M: Message> Encode for ProstMessage<'_, M> {
     }
 
     fn encode(&self, into: &mut [u8]) {
-        let mut rest = &mut *into;
-        self.message.encode_raw(&mut rest);
+        let mut target = Target(into);
+        self.message.encode_raw(&mut target);
         // A `Message` whose two methods disagree must not send what was in the ring before.
-        if !rest.is_empty() {
-            rest.fill(0);
+        if !target.0.is_empty() {
+            target.0.fill(0);
         }
     }
 }

@@ -2,11 +2,12 @@
 //! copying it.
 //!
 //! prost writes a field of type `Bytes` by `BufMut::put`, and a `Bytes` that is asked for all of
-//! its bytes gives itself away. `BufMut` is an unsafe trait, which is the one reason for `unsafe`
-//! in this package; everything it demands is left to `Vec`.
+//! its bytes gives itself away. `BufMut` is an unsafe trait, which is the reason for `unsafe` here;
+//! everything it demands is left to `Vec`.
 
 use bytes::{Buf, BufMut, Bytes, buf::UninitSlice};
 
+use crate::copy;
 use crate::parts::Parts;
 use crate::warm;
 
@@ -102,7 +103,7 @@ unsafe impl BufMut for Lending {
 
     fn put_slice(&mut self, src: &[u8]) {
         if let Some(around) = self.around(src.len()) {
-            around.extend_from_slice(src);
+            copy::append(around, src);
         }
     }
 }

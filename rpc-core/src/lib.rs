@@ -1,5 +1,5 @@
 //! Calls, sessions and the link contract of rdma-rpc: no sockets, no verbs, and no unsafe
-//! but one trait implementation (`lend.rs`).
+//! but two implementations of one trait (`lend.rs`, `copy.rs`).
 //!
 //! ```text
 //!   client/ server/   calls: Channel, Client, Router, Handler
@@ -18,6 +18,7 @@ pub mod client;
 mod codec;
 #[doc(hidden)]
 pub mod codegen;
+mod copy;
 mod crowd;
 mod driver;
 pub mod extensions;

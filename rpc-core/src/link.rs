@@ -75,7 +75,7 @@ impl BulkDescriptor {
 pub fn fill(mut frame: &mut [u8], parts: &[&[u8]]) {
     for part in parts {
         let (here, rest) = frame.split_at_mut(part.len());
-        here.copy_from_slice(part);
+        crate::copy::copy(part, here);
         frame = rest;
     }
 }

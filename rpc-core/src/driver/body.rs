@@ -2,6 +2,7 @@
 
 use bytes::{Buf, Bytes};
 
+use crate::copy;
 use crate::parts::Parts;
 use crate::session::Payload;
 
@@ -146,13 +147,13 @@ impl Buf for Slice<'_> {
         let (bytes, rest) = self.bytes.split_at(len);
         self.bytes = rest;
         match bytes.len() {
-            _ if !self.sent_again => Bytes::copy_from_slice(bytes),
+            _ if !self.sent_again => copy::to_bytes(bytes),
             0 => Bytes::new(),
             1..=SMALL_FIELD_BYTES => Bytes::from_owner(Field::<SMALL_FIELD_BYTES>::new(bytes)),
             _ if bytes.len() <= INLINE_BYTES => {
                 Bytes::from_owner(Field::<INLINE_BYTES>::new(bytes))
             }
-            _ => Bytes::copy_from_slice(bytes),
+            _ => copy::to_bytes(bytes),
         }
     }
 }

@@ -12,6 +12,7 @@ use super::cell::{Cell, End};
 use super::clock::Clock;
 use super::portion::Portion;
 use super::scout::Scouting;
+use crate::copy;
 use crate::link::{Link, LinkError, LinkErrorKind, Received};
 use crate::metadata::MetadataMap;
 use crate::poll_set::PollSet;
@@ -93,7 +94,7 @@ impl ArrivalBatch {
             self.short.extend_from_slice(bare.message);
             arrival.request = Arrived::Short { start, end: self.short.len() };
         } else {
-            arrival.request = Arrived::Long(Bytes::copy_from_slice(bare.message));
+            arrival.request = Arrived::Long(copy::to_bytes(bare.message));
         }
     }
 

@@ -2,6 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 
+use crate::copy;
 use crate::parts::Parts;
 
 /// A message that can write itself.
@@ -50,7 +51,7 @@ impl Encode for Bytes {
     }
 
     fn encode(&self, into: &mut [u8]) {
-        into.copy_from_slice(self);
+        copy::copy(self, into);
     }
 
     fn to_parts(&self) -> Parts {

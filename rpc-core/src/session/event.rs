@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use super::StreamId;
 use super::batch::Messages;
+use crate::copy;
 use crate::link::BulkDescriptor;
 use crate::wire::WireError;
 
@@ -31,7 +32,7 @@ impl Payload<'_> {
     /// The bytes to keep; copies what was lent.
     pub fn into_bytes(self) -> Bytes {
         match self {
-            Payload::Borrowed(bytes) => Bytes::copy_from_slice(bytes),
+            Payload::Borrowed(bytes) => copy::to_bytes(bytes),
             Payload::Owned(bytes) => bytes,
         }
     }
