@@ -44,6 +44,8 @@ pub struct Caps {
     /// From how many bytes on [`QueuePair::lend`] may work here: it need not yet, nor for every
     /// peer, nor for all memory. `None`: never.
     pub lends_from_bytes: Option<usize>,
+    /// Whether [`QueuePair::view`] works here, which is so at both ends of a connection or at none.
+    pub views: bool,
 }
 
 /// The most work requests of one list.
@@ -52,12 +54,14 @@ pub const MAX_LIST: usize = 4;
 /// Who may touch a region. A region gets the least it needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
-    /// Only this process writes; its device reads (staging memory).
+    /// Only this process writes; its device reads (staging memory on a card).
     Local,
     /// Only this process, and its device when it executes a READ of ours.
     ReadTarget,
     /// The peer may READ, never write (bulk messages waiting to be pulled).
     RemoteRead,
+    /// The peer may [view](QueuePair::view) it, never write (the ring on devices of one host).
+    Viewed,
     /// The peer may WRITE (receive rings, credit cells).
     RemoteWrite,
 }
@@ -101,7 +105,15 @@ pub trait Region: Send + fmt::Debug + 'static {
     fn remote(&self) -> RemoteAddr;
 
     /// Bytes from `offset` on are about to be read. A hint, for memory another core has written.
-    fn prefetch(&self, _offset: usize) {}
+    fn prefetch(&self, _offset: usize, _len: usize) {}
+
+    /// About `len` bytes from `offset` on will probably be written next. A hint, for memory the peer
+    /// has viewed since it was written.
+    fn will_write(&self, _offset: usize, _len: usize) {}
+
+    /// What the owner of an [`Access::Viewed`] region has written is to be seen by the peer before any
+    /// request that is posted from here on. Nothing to do where both see the same memory.
+    fn publish(&self) {}
 
     /// Copies out of the region with volatile reads: the peer or a NIC may be writing.
     ///
@@ -119,11 +131,11 @@ pub trait Region: Send + fmt::Debug + 'static {
         bytes
     }
 
-    /// The region's bytes. Not for [`Access::RemoteWrite`] regions: a peer can write those; the caller must not touch bytes that an outstanding READ of ours is
-    /// writing.
+    /// The region's bytes. Not for regions that a peer can write; the caller must not touch bytes that an
+    /// outstanding READ of ours is writing.
     ///
     /// # Panics
-    /// If the region is [`Access::RemoteWrite`].
+    /// If the region is [`Access::RemoteWrite`], or the peer's ([`QueuePair::view`]).
     fn bytes_mut(&mut self) -> &mut [u8];
 
     /// The region's bytes, to read. The same rules as [`Region::bytes_mut`].
@@ -294,12 +306,10 @@ impl std::error::Error for VerbError {}
 /// Where the next messages lie, as far as it can be told.
 #[derive(Debug)]
 pub struct Expected<'a, R> {
-    /// Where the peer will write the next one.
+    /// Where the next one from the peer will be.
     pub arrives: (&'a R, usize),
     /// Where the answer will be made.
     pub staged: (&'a R, usize),
-    /// Where it will be written in the peer's memory.
-    pub leaves: Option<RemoteAddr>,
 }
 
 /// One connected, reliable queue pair with its completion queue and its protection domain.
@@ -324,6 +334,22 @@ pub trait QueuePair: Send + 'static {
     /// `false`: there may be some now.
     fn wait_for_memory(&mut self, _waker: &Waker) -> bool {
         false
+    }
+
+    /// The first `len` bytes of a region that the peer has registered to be [viewed](Access::Viewed), and
+    /// has told us of: the very memory, in which the peer goes on writing, so that it is only copied out
+    /// ([`Region::read`]). Devices of one host have that. What the peer wrote before it posted a request
+    /// is there when the request's completion is seen. The view lasts as long as its handle, whatever the
+    /// peer does.
+    ///
+    /// # Errors
+    /// The peer has offered no such region, or no device of this kind can do that.
+    fn view(&mut self, _of: RemoteAddr, _len: usize) -> Result<Self::Region, VerbError> {
+        Err(VerbError {
+            verb: "view",
+            errno: rustix::io::Errno::OPNOTSUPP.raw_os_error(),
+            context: "the peer's memory cannot be seen from here".into(),
+        })
     }
 
     /// Lends memory of the program to the peer's READs, where it lies: devices of one host can do
@@ -380,10 +406,6 @@ pub trait QueuePair: Send + 'static {
 
     /// What will be touched when something comes: a hint, for whoever looks before the owner does.
     fn expect(&mut self, _next: &Expected<'_, Self::Region>) {}
-
-    /// A WRITE of about `len_bytes` will probably go to `to` next: a hint, for memory the peer has read
-    /// since it was written.
-    fn will_write(&self, _to: RemoteAddr, _len_bytes: usize) {}
 
     /// As [`QueuePair::poll_event`], but woken by `set`, which polls, instead of by the kernel:
     /// nothing is armed, so the peer (or the NIC) makes no effort to wake us. What only the

@@ -75,6 +75,8 @@ fn random_owners(seed: u64, rng: &mut Rng) -> (Fabric, [Owner; 2]) {
     if rng.chance(800) {
         second.write_with_imm = first.write_with_imm;
     }
+    first.views = rng.chance(400);
+    second.views = first.views;
     if !(first.write_with_imm && second.write_with_imm) {
         first.send_depth = first.send_depth.max(5);
         second.send_depth = second.send_depth.max(5);

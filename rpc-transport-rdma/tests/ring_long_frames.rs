@@ -4,15 +4,16 @@
 mod ring_support;
 
 use rdma_rpc_core::link::{Link, Received};
-use ring_support::{SimLink, fill, linked, put, steps, take};
+use rdma_rpc_transport_rdma::sim::{Fabric, SimConfig};
+use ring_support::{SimLink, linked_on, numbered, put, small_config, steps, take};
 
 /// [`ring_support::small_config`] says so.
 const LONG_FRAME_BYTES: usize = 1024;
 
-fn numbered(number: u64, len: usize) -> Vec<u8> {
-    let mut bytes = vec![0; len];
-    fill(&mut bytes, 0, number);
-    bytes
+/// Two links whose rings are written, and two whose rings are viewed.
+fn linked(seed: u64) -> [(Fabric, [SimLink; 2]); 2] {
+    [false, true]
+        .map(|views| linked_on(seed, SimConfig { views, ..SimConfig::default() }, small_config()))
 }
 
 /// One frame, and whether it was given away.
@@ -35,58 +36,68 @@ fn a_burst_that_begins_with_a_long_frame_is_given_out_frame_by_frame() {
         (vec![8, 2000], vec![false, false]),
     ];
     for (lens, given_away) in lens {
-        let (fabric, [mut one, mut two]) = linked(1);
-        for (number, len) in lens.iter().enumerate() {
-            assert!(put(&mut one, &numbered(number as u64, *len)));
+        for (fabric, [mut one, mut two]) in linked(1) {
+            for (number, len) in lens.iter().enumerate() {
+                assert!(put(&mut one, &numbered(number as u64, *len)));
+            }
+            one.flush().unwrap();
+            steps(&fabric, 200);
+            for (number, (len, given)) in lens.iter().zip(&given_away).enumerate() {
+                let expected = (numbered(number as u64, *len), *given);
+                assert_eq!(receive(&mut two), Some(expected), "frame {number} of {lens:?}");
+            }
+            assert_eq!(receive(&mut two), None);
         }
-        one.flush().unwrap();
-        steps(&fabric, 200);
-        for (number, (len, given)) in lens.iter().zip(given_away).enumerate() {
-            let expected = (numbered(number as u64, *len), given);
-            assert_eq!(receive(&mut two), Some(expected), "frame {number} of {lens:?}");
-        }
-        assert_eq!(receive(&mut two), None);
     }
 }
 
 /// The sender may not write where the receiver will yet read.
 #[test]
 fn the_place_is_free_after_the_last_frame_and_not_before() {
-    let (fabric, [mut one, mut two]) = linked(2);
+    for (fabric, [one, two]) in linked(2) {
+        the_place_is_free_for_laps(&fabric, one, two);
+    }
+    for (fabric, [one, two]) in linked(3) {
+        the_place_is_not_free_before(&fabric, one, two);
+    }
+}
+
+fn the_place_is_free_for_laps(fabric: &Fabric, mut one: SimLink, mut two: SimLink) {
     let mut sent = 0;
     while put(&mut one, &numbered(sent, 3000)) {
         sent += 1;
         one.flush().unwrap();
     }
     assert!(sent >= 4, "{sent}");
-    steps(&fabric, 500);
+    steps(fabric, 500);
     for number in 0..sent {
         assert_eq!(take(&mut two).unwrap(), Some(numbered(number, 3000)));
     }
     // All of it is told of, and the ring is as good as new for several laps.
     for number in 0..50 {
         two.flush().unwrap();
-        steps(&fabric, 200);
+        steps(fabric, 200);
         assert!(put(&mut one, &numbered(number, 3000)), "{number}: {one:?}");
         one.flush().unwrap();
-        steps(&fabric, 200);
+        steps(fabric, 200);
         assert_eq!(take(&mut two).unwrap(), Some(numbered(number, 3000)));
     }
+}
 
-    let (fabric, [mut one, mut two]) = linked(3);
+fn the_place_is_not_free_before(fabric: &Fabric, mut one: SimLink, mut two: SimLink) {
     // A burst of two, of which the first is taken only.
     assert!(put(&mut one, &numbered(0, 3000)) && put(&mut one, &numbered(1, 3000)));
     one.flush().unwrap();
-    steps(&fabric, 500);
+    steps(fabric, 500);
     assert_eq!(take(&mut two).unwrap(), Some(numbered(0, 3000)));
     let mut found_room = 0;
     for round in 0..30 {
         two.flush().unwrap();
-        steps(&fabric, 200);
+        steps(fabric, 200);
         // Whatever finds room goes elsewhere.
         found_room += u64::from(put(&mut one, &numbered(2 + round, 900)));
         one.flush().unwrap();
-        steps(&fabric, 200);
+        steps(fabric, 200);
     }
     assert!((1..30).contains(&found_room), "{found_room}");
     for (number, len) in (1..).zip([3000].into_iter().chain((0..found_room).map(|_| 900))) {
@@ -96,17 +107,18 @@ fn the_place_is_free_after_the_last_frame_and_not_before() {
 
 #[test]
 fn the_end_of_the_connection_comes_after_what_is_left_of_a_burst() {
-    let (fabric, [mut one, mut two]) = linked(4);
-    assert!(put(&mut one, &numbered(0, 2000)) && put(&mut one, &numbered(1, 2000)));
-    one.flush().unwrap();
-    steps(&fabric, 200);
-    assert_eq!(take(&mut two).unwrap(), Some(numbered(0, 2000)));
-    drop(one);
-    steps(&fabric, 500);
-    assert_eq!(take(&mut two).unwrap(), Some(numbered(1, 2000)));
-    let ended = (0..100).any(|_| {
-        steps(&fabric, 20);
-        take(&mut two).is_err()
-    });
-    assert!(ended);
+    for (fabric, [mut one, mut two]) in linked(4) {
+        assert!(put(&mut one, &numbered(0, 2000)) && put(&mut one, &numbered(1, 2000)));
+        one.flush().unwrap();
+        steps(&fabric, 200);
+        assert_eq!(take(&mut two).unwrap(), Some(numbered(0, 2000)));
+        drop(one);
+        steps(&fabric, 500);
+        assert_eq!(take(&mut two).unwrap(), Some(numbered(1, 2000)));
+        let ended = (0..100).any(|_| {
+            steps(&fabric, 20);
+            take(&mut two).is_err()
+        });
+        assert!(ended);
+    }
 }

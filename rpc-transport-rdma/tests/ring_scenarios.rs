@@ -10,50 +10,9 @@ use rdma_rpc_transport_rdma::ring::{RingConfig, RingLink};
 use rdma_rpc_transport_rdma::sim::{Fabric, Fault, SimConfig};
 use rdma_rpc_transport_rdma::verbs::{QueuePair, RemoteAddr, WorkRequest};
 use ring_support::{
-    Alarm, Message, Owner, SimLink, drive, fill, join, linked, linked_on, put, small_config, steps,
-    take,
+    Alarm, Message, Owner, SimLink, assert_no_rule_broken, calm, drive, fill, join, linked,
+    linked_on, numbered, put, settle, small_config, steps, take,
 };
-
-/// A device without chance: everything that can happen in a step does.
-fn calm() -> SimConfig {
-    SimConfig {
-        execute: 999,
-        place: 999,
-        complete: 999,
-        show: 999,
-        wake_spuriously: 0,
-        ..SimConfig::default()
-    }
-}
-
-fn numbered(number: u64, len: usize) -> Vec<u8> {
-    let mut bytes = vec![0; len];
-    fill(&mut bytes, 0, number);
-    bytes
-}
-
-/// Moves everything that can move, until nothing does; the frames each side got.
-fn settle(fabric: &Fabric, links: &mut [SimLink; 2]) -> [Vec<Vec<u8>>; 2] {
-    let mut got = [Vec::new(), Vec::new()];
-    for _ in 0..20 {
-        for (link, got) in links.iter_mut().zip(&mut got) {
-            link.flush().unwrap();
-            while let Some(frame) = take(link).unwrap() {
-                got.push(frame);
-            }
-        }
-        steps(fabric, 10);
-    }
-    got
-}
-
-fn assert_no_rule_broken(fabric: &Fabric) {
-    let stats = fabric.stats();
-    assert_eq!(stats.receiver_not_ready, 0);
-    assert_eq!(stats.source_changed, 0);
-    assert_eq!(stats.region_dropped_in_use, 0);
-    assert_eq!(stats.access_refused, 0);
-}
 
 #[test]
 fn frames_committed_together_leave_as_one_burst() {

@@ -418,3 +418,80 @@ fn the_caps_say_what_the_configuration_says() {
     assert!(caps.write_with_imm && caps.reads_in_flight > 0);
     assert_eq!(a.device(), "shm to this process");
 }
+
+#[test]
+fn a_view_shows_what_its_owner_wrote_before_the_immediate() {
+    let (mut a, mut b) = pair(ShmConfig::default());
+    let mut ring = a.register(5000, Access::Viewed).unwrap();
+    let view = b.view(ring.remote(), 4096).unwrap();
+    assert_eq!(view.len(), 4096);
+    b.post_receives(2).unwrap();
+    for number in 1..=2 {
+        ring.bytes_mut()[4000..4096].fill(number);
+        a.post_send(&[imm(u64::from(number), u32::from(number))]).unwrap();
+        assert_eq!(poll(&mut b), [received(u32::from(number), Status::Success)]);
+        let mut seen = [0; 97];
+        view.read(3999, &mut seen);
+        assert_eq!((seen[0], &seen[1..]), (0, &[number; 96][..]));
+    }
+}
+
+#[test]
+fn a_view_outlasts_the_region_and_the_peer() {
+    let (mut a, mut b) = pair(ShmConfig::default());
+    let mut ring = a.register(4096, Access::Viewed).unwrap();
+    ring.bytes_mut().fill(7);
+    let (at, view) = (ring.remote(), b.view(ring.remote(), 4096).unwrap());
+    drop(ring);
+    let _withdraws_it = a.register(8, Access::RemoteRead).unwrap();
+    assert!(b.view(at, 4096).is_err());
+    drop(a);
+    drop(b);
+    let mut seen = [0; 4096];
+    view.read(0, &mut seen);
+    assert_eq!(seen, [7; 4096]);
+}
+
+#[test]
+fn a_view_is_of_a_whole_region_that_the_peer_shows() {
+    let (mut a, mut b) = pair(ShmConfig::default());
+    let ring = a.register(4096, Access::Viewed).unwrap();
+    let [read, written] =
+        [Access::RemoteRead, Access::RemoteWrite].map(|access| a.register(4096, access).unwrap());
+    let mut refused = |at: RemoteAddr, len: usize, why: &str| {
+        let error = b.view(at, len).unwrap_err().to_string();
+        assert!(error.contains(why), "{error}");
+    };
+    refused(ring.remote(), 4097, "4097 bytes");
+    refused(ring.remote().offset(8).unwrap(), 8, "byte 8");
+    refused(read.remote(), 8, "allows RemoteRead");
+    refused(written.remote(), 8, "allows RemoteWrite");
+    refused(RemoteAddr { rkey: 0x7000, ..ring.remote() }, 8, "no region with rkey 0x7000");
+    assert!(b.view(ring.remote(), 4096).is_ok(), "a refusal ends nothing");
+}
+
+#[test]
+fn what_is_shown_is_neither_written_nor_read_by_requests() {
+    for reads in [false, true] {
+        let (mut a, mut b) = pair(ShmConfig::default());
+        let ring = a.register(64, Access::Viewed).unwrap();
+        let local = b.register(64, Access::ReadTarget).unwrap();
+        let op = if reads {
+            Op::Read { into: whole(&local), from: ring.remote() }
+        } else {
+            Op::Write { from: Some(whole(&local)), to: ring.remote(), imm: None }
+        };
+        b.post_send(&[WorkRequest { id: 1, op, signaled: true }]).unwrap();
+        assert_eq!(poll_for(&mut b, 1), [send_done(1, Status::RemoteAccess)]);
+        let (_, failure) = poll_to_the_end(&mut a);
+        assert!(failure.contains("outside our registered memory"), "{failure}");
+    }
+}
+
+#[test]
+#[should_panic(expected = "no slices")]
+fn a_view_lends_no_slice() {
+    let (mut a, mut b) = pair(ShmConfig::default());
+    let ring = a.register(64, Access::Viewed).unwrap();
+    let _ = b.view(ring.remote(), 64).unwrap().bytes();
+}

@@ -51,7 +51,8 @@ impl Registration {
         access: Access,
     ) -> Result<(Arc<Registration>, Keys), VerbError> {
         let flags = match access {
-            Access::Local => 0,
+            // Nobody views memory through a card.
+            Access::Local | Access::Viewed => 0,
             Access::ReadTarget => ffi::ibv_access_flags::IBV_ACCESS_LOCAL_WRITE.0,
             Access::RemoteRead => ffi::ibv_access_flags::IBV_ACCESS_REMOTE_READ.0,
             Access::RemoteWrite => {

@@ -122,6 +122,7 @@ impl IbvQueuePair {
                 inline_bytes: depths.inline_bytes,
                 reads_in_flight,
                 lends_from_bytes: Some(lends_from_bytes),
+                views: false,
             },
             connection: None,
             qp: Some(qp),

@@ -206,6 +206,7 @@ mod tests {
             inline_bytes: 0,
             reads_in_flight: 1,
             lends_from_bytes: None,
+            views: false,
         };
         let config = RingConfig::default();
         config.validate_caps(caps).unwrap();

@@ -5,12 +5,13 @@
 //! ```text
 //! byte  0  u32  magic "rrng"
 //!       4  u16  version, 1
-//!       6  u16  flags: bit 0, the device has WRITE with immediate
-//!       8  u64  receive ring: address       (multiple of 8)
+//!       6  u16  flags: bit 0, the device has WRITE with immediate; bit 1, the ring is this side's
+//!               staging ring, which the peer views, and not the receive ring, which it writes
+//!       8  u64  ring: address               (multiple of 8)
 //!      16  u64  credit cell: address        (multiple of 8)
-//!      24  u32  receive ring: rkey
+//!      24  u32  ring: rkey
 //!      28  u32  credit cell: rkey
-//!      32  u64  receive ring: bytes         (power of two)
+//!      32  u64  ring: bytes                 (power of two)
 //!      40  u32  receives posted
 //!      44  u32  zero
 //!      48  u64  the longest bulk message this side pulls; 0: it has no READs
@@ -26,11 +27,14 @@ const MAGIC: u32 = u32::from_le_bytes(*b"rrng");
 const VERSION: u16 = 1;
 const HELLO_BYTES: usize = 56;
 const HAS_IMMEDIATE: u16 = 1;
+const VIEWED: u16 = 2;
 
 /// What each side tells the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Hello {
     pub(super) write_with_imm: bool,
+    /// The ring is where its sender makes the bursts.
+    pub(super) viewed: bool,
     pub(super) ring: RemoteAddr,
     pub(super) ring_bytes: u64,
     pub(super) cell: RemoteAddr,
@@ -43,7 +47,8 @@ impl Hello {
         let mut bytes = Vec::with_capacity(HELLO_BYTES);
         bytes.extend_from_slice(&MAGIC.to_le_bytes());
         bytes.extend_from_slice(&VERSION.to_le_bytes());
-        let flags = if self.write_with_imm { HAS_IMMEDIATE } else { 0 };
+        let flag = |set: bool, flag: u16| if set { flag } else { 0 };
+        let flags = flag(self.write_with_imm, HAS_IMMEDIATE) | flag(self.viewed, VIEWED);
         bytes.extend_from_slice(&flags.to_le_bytes());
         bytes.extend_from_slice(&self.ring.addr.to_le_bytes());
         bytes.extend_from_slice(&self.cell.addr.to_le_bytes());
@@ -68,7 +73,8 @@ impl Hello {
             )));
         }
         let flags = fields.u16()?;
-        require(flags & !HAS_IMMEDIATE == 0, 6, "flags", u64::from(flags), "0 or 1")?;
+        let known = HAS_IMMEDIATE | VIEWED;
+        require(flags & !known == 0, 6, "flags", u64::from(flags), "0 to 3")?;
         let ring_addr = fields.u64()?;
         let cell_addr = fields.u64()?;
         let ring_rkey = fields.u32()?;
@@ -95,6 +101,7 @@ impl Hello {
         require(zero == 0, 44, "reserved", u64::from(zero), "0")?;
         Ok(Hello {
             write_with_imm: flags & HAS_IMMEDIATE != 0,
+            viewed: flags & VIEWED != 0,
             ring: RemoteAddr { addr: ring_addr, rkey: ring_rkey },
             ring_bytes,
             cell: RemoteAddr { addr: cell_addr, rkey: cell_rkey },
@@ -160,6 +167,7 @@ mod tests {
     fn sample() -> Hello {
         Hello {
             write_with_imm: true,
+            viewed: false,
             ring: RemoteAddr { addr: 0x1000, rkey: 7 },
             ring_bytes: 65_536,
             cell: RemoteAddr { addr: 0x2000, rkey: 8 },
@@ -171,11 +179,16 @@ mod tests {
     #[test]
     fn the_document_shows_what_is_sent() {
         assert_eq!(sample().encode(), crate::protocol_text::vector("ring/hello"));
+        let viewed = Hello { viewed: true, ..sample() };
+        assert_eq!(viewed.encode(), crate::protocol_text::vector("ring/hello-viewed"));
     }
 
     #[test]
     fn comes_back_as_it_went() {
-        assert_eq!(Hello::decode(&sample().encode()).unwrap(), sample());
+        for viewed in [false, true] {
+            let hello = Hello { viewed, ..sample() };
+            assert_eq!(Hello::decode(&hello.encode()).unwrap(), hello);
+        }
     }
 
     #[test]

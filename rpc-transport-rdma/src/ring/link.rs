@@ -41,8 +41,8 @@ pub(super) struct Sender<R> {
     pub(super) flush_blocked: bool,
     /// The staging ring.
     pub(super) region: R,
-    /// The peer's ring and credit cell.
-    pub(super) ring: RemoteAddr,
+    /// The peer's ring, unless the peer views ours.
+    pub(super) ring: Option<RemoteAddr>,
     pub(super) max_frame_bytes: usize,
     /// The frame length that found no room.
     pub(super) want_room: Option<usize>,
@@ -67,6 +67,12 @@ impl<R> Sender<R> {
     pub(super) fn fill_limit(&self) -> u64 {
         let done = self.queue.staging_done() + self.staging.ring_bytes();
         self.credits.writable_until().min(done)
+    }
+
+    /// Requests a burst takes: a WRITE and a SEND that tells of it, or what does both, or what only
+    /// tells.
+    pub(super) fn burst_requests(&self) -> u64 {
+        if self.write_with_imm || self.ring.is_none() { 1 } else { 2 }
     }
 }
 
@@ -489,7 +495,7 @@ impl<Q: QueuePair> Link for RingLink<Q> {
     fn may_have_news(&self) -> bool {
         if self.queue_pair.may_have_completions() {
             let receiver = &self.receiver;
-            receiver.ring.prefetch(receiver.credits.next_offset());
+            receiver.ring.prefetch(receiver.credits.next_offset(), 128);
             return true;
         }
         self.holds_news()

@@ -1,4 +1,4 @@
-//! The ring link: ordered, reliable frames through a pair of rings that the peer writes.
+//! The ring link: ordered, reliable frames through a pair of rings, one for each direction.
 //!
 //! Each side registers a receive ring and a credit cell, posts receives, and tells the peer where
 //! they are ([`Prepared::hello`]). The sender keeps a staging ring of the same length: a frame is
@@ -14,6 +14,11 @@
 //!  | credit cell  | <---------------------------------------+ or in the header of a burst
 //!  +--------------+                                           that goes the other way
 //! ```
+//!
+//! On devices of one host ([`crate::verbs::Caps::views`]) there is no receive ring: the peer views the
+//! staging ring, the immediate goes alone, and the receiver copies out of it as it would out of its own.
+//! That saves a copy, and as much memory again. The sender's memory it is, because frames are filled
+//! in as `&mut [u8]`, which memory that a peer can write never is. Everything else below is the same.
 //!
 //! # Positions
 //!
@@ -88,9 +93,9 @@
 //!
 //! # Memory
 //!
-//! A link has a receive ring and a staging ring, grows a copy of the longest burst it has received
-//! (at most seven sixteenths of a ring), and has whatever bulk buffers are in use or cached: with
-//! the default ring of 256 KiB, 512 KiB when idle, 624 KiB after the longest bursts.
+//! A link has a receive ring and a staging ring, or only the latter, grows a copy of the longest burst it
+//! has received (at most seven sixteenths of a ring), and has whatever bulk buffers are in use or cached:
+//! with a ring of 256 KiB that is written, 512 KiB when idle, 624 KiB after the longest bursts.
 //!
 //! # The end
 //!

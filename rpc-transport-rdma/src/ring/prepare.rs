@@ -19,7 +19,7 @@ use super::link::{Ending, Receiver, RingLink, Sender};
 use super::pull_pool::PullPool;
 use super::send_queue::SendQueue;
 use super::staging::Staging;
-use crate::verbs::{Access, Caps, QueuePair, Region};
+use crate::verbs::{Access, Caps, QueuePair, Region, RemoteAddr};
 
 /// Bytes of a credit cell: two words.
 const CELL_BYTES: usize = 16;
@@ -34,9 +34,17 @@ pub struct Prepared<Q: QueuePair> {
     queue_pair: Q,
     liveness: Option<Box<dyn Liveness>>,
     config: RingConfig,
+    /// What the peer writes, or what it views.
     ring: Q::Region,
     cell: Q::Region,
     hello: Hello,
+}
+
+/// Where bursts are made, where they go if they are written, and where the peer's arrive.
+struct Rings<R> {
+    staging: R,
+    to: Option<RemoteAddr>,
+    receive: R,
 }
 
 impl<Q: QueuePair> fmt::Debug for Prepared<Q> {
@@ -59,9 +67,8 @@ impl<Q: QueuePair> RingLink<Q> {
         config.validate()?;
         let caps = queue_pair.caps();
         config.validate_caps(caps)?;
-        let ring = queue_pair
-            .register(config.ring_bytes, Access::RemoteWrite)
-            .map_err(|e| verb_failed(&e))?;
+        let access = if caps.views { Access::Viewed } else { Access::RemoteWrite };
+        let ring = queue_pair.register(config.ring_bytes, access).map_err(|e| verb_failed(&e))?;
         let cell =
             queue_pair.register(CELL_BYTES, Access::RemoteWrite).map_err(|e| verb_failed(&e))?;
         let receives = config.receive_depth.min(caps.receive_depth);
@@ -69,6 +76,7 @@ impl<Q: QueuePair> RingLink<Q> {
         let reads = caps.reads_in_flight > 0;
         let hello = Hello {
             write_with_imm: caps.write_with_imm,
+            viewed: caps.views,
             ring: ring.remote(),
             ring_bytes: config.ring_bytes as u64,
             cell: cell.remote(),
@@ -97,20 +105,18 @@ impl<Q: QueuePair> Prepared<Q> {
         self.config.validate_caps(Caps { write_with_imm, ..caps })?;
         // Both ends come to the same size, whatever each would have liked.
         let ring_bytes = self.hello.ring_bytes.min(peer.ring_bytes);
-        let staging = self
-            .queue_pair
-            .register(ring_bytes as usize, Access::Local)
-            .map_err(|e| verb_failed(&e))?;
+        let rings =
+            rings(&mut self.queue_pair, self.ring, &self.hello, &peer, ring_bytes as usize)?;
         let config = &self.config;
         let max_bulk_bytes = (config.max_bulk_bytes as u64).min(peer.max_pull_bytes) as usize;
         let bulk = max_bulk_bytes > config.bulk_threshold_bytes;
         let sender = Sender {
             write_with_imm,
-            region: staging,
+            region: rings.staging,
             staging: Staging::new(ring_bytes),
             credits: SendCredits::new(ring_bytes, u64::from(peer.receives - CONTROL_RECEIVES)),
             queue: SendQueue::new(caps.send_depth, ring_bytes),
-            ring: peer.ring,
+            ring: rings.to,
             peer_cell: peer.cell,
             cell: self.cell,
             asked: false,
@@ -128,7 +134,7 @@ impl<Q: QueuePair> Prepared<Q> {
         };
         let data_receives = self.hello.receives - CONTROL_RECEIVES;
         let receiver = Receiver {
-            ring: self.ring,
+            ring: rings.receive,
             credits: ReceiveCredits::new(ring_bytes, u64::from(data_receives)),
             arrived: VecDeque::with_capacity(data_receives as usize),
             scratch: Vec::new(),
@@ -167,4 +173,31 @@ impl<Q: QueuePair> Prepared<Q> {
             liveness_waker: StandingWaker::default(),
         })
     }
+}
+
+/// `ring` is what this side has registered, and told the peer of in `own`.
+fn rings<Q: QueuePair>(
+    queue_pair: &mut Q,
+    ring: Q::Region,
+    own: &Hello,
+    peer: &Hello,
+    ring_bytes: usize,
+) -> Result<Rings<Q::Region>, LinkError> {
+    if own.viewed != peer.viewed {
+        return Err(LinkError::misbehaved(format!(
+            "ring hello, byte 6: the peer's ring is {}, and this side's is {}",
+            whose(peer.viewed),
+            whose(own.viewed)
+        )));
+    }
+    if own.viewed {
+        let receive = queue_pair.view(peer.ring, ring_bytes).map_err(|e| verb_failed(&e))?;
+        return Ok(Rings { staging: ring, to: None, receive });
+    }
+    let staging = queue_pair.register(ring_bytes, Access::Local).map_err(|e| verb_failed(&e))?;
+    Ok(Rings { staging, to: Some(peer.ring), receive: ring })
+}
+
+fn whose(viewed: bool) -> &'static str {
+    if viewed { "its sender's, to be viewed" } else { "its receiver's, to be written" }
 }

@@ -14,26 +14,24 @@ use super::send_queue::Kind;
 use super::staging::Burst;
 use crate::verbs::{Local, Op, PostError, QueuePair, Region, RemoteAddr, WorkRequest};
 
+/// Where a WRITE of nothing goes.
+const NOWHERE: RemoteAddr = RemoteAddr { addr: 0, rkey: 0 };
+
 /// A request without memory: an immediate alone, by WRITE or by SEND.
 fn immediate_op<'a, R>(immediate: Immediate, write_with_imm: bool) -> Op<'a, R> {
     let word = immediate.encode();
     if write_with_imm {
-        Op::Write { from: None, to: RemoteAddr { addr: 0, rkey: 0 }, imm: Some(word) }
+        Op::Write { from: None, to: NOWHERE, imm: Some(word) }
     } else {
         Op::Send { word }
     }
 }
 
 impl<Q: QueuePair> RingLink<Q> {
-    /// Requests a burst takes.
-    fn burst_requests(&self) -> u64 {
-        if self.sender.write_with_imm { 1 } else { 2 }
-    }
-
     /// Whether the front burst could be posted now.
     pub(super) fn can_post_burst(&self) -> bool {
         self.sender.credits.may_send_burst()
-            && self.sender.queue.has_data_room(self.burst_requests())
+            && self.sender.queue.has_data_room(self.sender.burst_requests())
     }
 
     /// Posts bursts while there are slots and receives of the peer.
@@ -54,21 +52,30 @@ impl<Q: QueuePair> RingLink<Q> {
         // Every burst carries the credit of the other direction.
         let header = &mut sender.region.bytes_mut()[offset..][..BURST_HEADER_BYTES as usize];
         write_header(self.receiver.credits.returned(), header);
-        let Some(to) = sender.ring.offset(offset as u64) else {
-            return Err(LinkError::misbehaved("ring address overflows"));
-        };
-        let from = Some(Local { region: &sender.region, offset, len });
+        let sender = &self.sender;
         let word = Immediate::Data { len_bytes: burst.len_bytes(), skip: burst.skip };
-        let requests = if sender.write_with_imm { 1 } else { 2 };
+        let op = match sender.ring {
+            // The peer finds it where it is.
+            None => {
+                sender.region.publish();
+                immediate_op(word, sender.write_with_imm)
+            }
+            Some(ring) => {
+                let Some(to) = ring.offset(offset as u64) else {
+                    return Err(LinkError::misbehaved("ring address overflows"));
+                };
+                let from = Some(Local { region: &sender.region, offset, len });
+                Op::Write { from, to, imm: sender.write_with_imm.then(|| word.encode()) }
+            }
+        };
+        let requests = sender.burst_requests();
         let signaled = sender.queue.must_signal(requests, burst.end);
         let id = sender.queue.next_id(0);
-        let posted = if sender.write_with_imm {
-            let op = Op::Write { from, to, imm: Some(word.encode()) };
+        let posted = if requests == 1 {
             self.queue_pair.post_send(&[WorkRequest { id, op, signaled }])
         } else {
-            let write = Op::Write { from, to, imm: None };
             self.queue_pair.post_send(&[
-                WorkRequest { id, op: write, signaled: false },
+                WorkRequest { id, op, signaled: false },
                 WorkRequest { id: id + 1, op: Op::Send { word: word.encode() }, signaled },
             ])
         };
@@ -270,7 +277,7 @@ impl<Q: QueuePair> RingLink<Q> {
 
     fn post_some_reads(&mut self) {
         while self.ending.failed.is_none() && !self.ending.closing {
-            let requests = self.burst_requests();
+            let requests = self.sender.burst_requests();
             let queue = &self.sender.queue;
             // Where a slot is all there is, READs and bursts take turns.
             let data_is_next = self.read_was_last

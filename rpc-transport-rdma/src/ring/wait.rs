@@ -7,7 +7,7 @@ use rdma_rpc_core::poll_set::PollSet;
 
 use super::error::{gone, verb_failed};
 use super::link::RingLink;
-use crate::verbs::{Expected, QueuePair};
+use crate::verbs::{Expected, QueuePair, Region};
 
 /// How often the device may say "look again" before the owner gets a turn.
 const MAX_ROUNDS: usize = 8;
@@ -128,7 +128,6 @@ impl<Q: QueuePair> RingLink<Q> {
         self.queue_pair.expect(&Expected {
             arrives: (&receiver.ring, receiver.credits.next_offset()),
             staged: (&sender.region, staged),
-            leaves: sender.ring.offset(staged as u64),
         });
     }
 
@@ -140,9 +139,7 @@ impl<Q: QueuePair> RingLink<Q> {
         }
         let sender = &self.sender;
         let ahead = sender.staging.ahead(sender.fill_limit());
-        if let Some(to) = sender.ring.offset(ahead.offset as u64) {
-            self.queue_pair.will_write(to, ahead.len_bytes);
-        }
+        sender.region.will_write(ahead.offset, ahead.len_bytes);
     }
 
     pub(super) fn wait_ready(

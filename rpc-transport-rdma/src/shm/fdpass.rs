@@ -8,7 +8,7 @@
 //! ```text
 //!   HELLO   1 | "rdmashm" 7 | version u16 | token 16 | receive_depth u32 | max_regions u32
 //!             | max_bytes u64 | mark u64                             + control memfd, eventfd
-//!   OFFER   2 | rkey u32 | access u8 (1 read, 2 write) | len u64      + memfd
+//!   OFFER   2 | rkey u32 | access u8 (1 read, 2 write, 3 view) | len u64      + memfd
 //!   REVOKE  3 | rkey u32
 //!   SEEN    4 | mark 16
 //! ```
@@ -92,7 +92,7 @@ impl Message {
             Message::Offer { rkey, access, len } => {
                 bytes.push(OFFER);
                 bytes.extend_from_slice(&rkey.to_le_bytes());
-                bytes.push(if *access == Access::RemoteRead { 1 } else { 2 });
+                bytes.push(access_code(*access));
                 bytes.extend_from_slice(&len.to_le_bytes());
             }
             Message::Revoke { rkey } => {
@@ -125,6 +125,7 @@ impl Message {
                 let access = match bytes[5] {
                     1 => Access::RemoteRead,
                     2 => Access::RemoteWrite,
+                    3 => Access::Viewed,
                     other => return Err(format!("offer with access {other} at byte 5")),
                 };
                 let len = u64::from_le_bytes(field(bytes, 6));
@@ -161,6 +162,16 @@ impl Message {
             Message::Offer { .. } => 1,
             Message::Revoke { .. } | Message::Seen { .. } => 0,
         }
+    }
+}
+
+/// How an offer says what the peer may do.
+fn access_code(access: Access) -> u8 {
+    match access {
+        Access::RemoteRead => 1,
+        Access::RemoteWrite => 2,
+        Access::Viewed => 3,
+        Access::Local | Access::ReadTarget => unreachable!("local memory is not offered"),
     }
 }
 

@@ -413,6 +413,15 @@ impl OwnedMapping {
         OwnedMapping(Arc::new(mapping))
     }
 
+    /// Memory of the peer's, which lends no bytes: other handles may have it too.
+    ///
+    /// # Panics
+    /// If it is not.
+    pub(super) fn of_peer(mapping: Arc<Mapping>) -> OwnedMapping {
+        assert!(!mapping.exclusive, "memory of this process has one handle");
+        OwnedMapping(mapping)
+    }
+
     /// The mapping, to copy from or into.
     pub(super) fn mapping(&self) -> &Arc<Mapping> {
         &self.0
@@ -431,8 +440,8 @@ impl OwnedMapping {
     /// # Panics
     /// If another process may write them.
     pub(super) fn bytes_mut(&mut self) -> &mut [u8] {
-        // SAFETY: this is the only handle that lends slices (`new` took the mapping by value, and
-        // `Mapping` lends none outside this file), and it is borrowed mutably.
+        // SAFETY: this is the only handle that lends slices (`new` took the mapping by value, one
+        // `of_peer` lends none, and neither does `Mapping` outside this file), and it is borrowed mutably.
         unsafe { self.0.bytes_unique() }
     }
 }

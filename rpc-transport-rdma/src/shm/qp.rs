@@ -277,6 +277,7 @@ impl QueuePair for ShmQueuePair {
             inline_bytes: 0,
             reads_in_flight: self.config.reads_in_flight,
             lends_from_bytes: self.lendings.may_come().then_some(0),
+            views: true,
         }
     }
 
@@ -295,6 +296,13 @@ impl QueuePair for ShmQueuePair {
             self.send_messages();
         }
         Ok(region)
+    }
+
+    fn view(&mut self, of: RemoteAddr, len: usize) -> Result<ShmRegion, VerbError> {
+        // The peer offered it before it told of it.
+        while !self.take_messages() {}
+        let mapping = self.wire.regions.view(of, len)?;
+        Ok(self.regions.view(mapping, len))
     }
 
     fn lend(&mut self, bytes: &Bytes) -> Option<RemoteAddr> {
@@ -384,15 +392,9 @@ impl QueuePair for ShmQueuePair {
     }
 
     fn expect(&mut self, next: &Expected<'_, ShmRegion>) {
-        let Expected { arrives: (ring, arrives), staged: (staging, staged), leaves } = *next;
-        let leaves = leaves.and_then(|to| self.wire.place(to)).unwrap_or_default();
+        let Expected { arrives: (ring, arrives), staged: (staging, staged) } = *next;
         let told = self.wire.next_entry();
-        let addresses = [ring.address(arrives), staging.address(staged), leaves, told];
-        self.watched.source().expect(addresses);
-    }
-
-    fn will_write(&self, to: RemoteAddr, len_bytes: usize) {
-        self.wire.fetch(to, len_bytes);
+        self.watched.source().expect([ring.address(arrives), staging.address(staged), told]);
     }
 
     fn poll_event_in(

@@ -20,7 +20,7 @@ use super::blocks;
 use super::fdpass::{self, Message, Sent};
 use super::mapping::{Mapping, OwnedMapping};
 use super::memfd::OfferedMemfd;
-use super::prefetch::prefetch_read;
+use super::prefetch::{prefetch_read, prefetch_write};
 use crate::verbs::{Access, Region, RemoteAddr, VerbError};
 
 const SLOT_BITS: u32 = 12;
@@ -33,6 +33,9 @@ pub(super) const MAX_RKEY: u32 = MAX_GENERATION << SLOT_BITS | (MAX_REGIONS - 1)
 /// Messages that wait here, beyond the some 270 the socket itself holds, before `register` says
 /// that there is no room now.
 const MAX_UNSENT: usize = 256;
+/// Of what will be written so much is fetched at most: half of a small first-level cache, in which what
+/// a program works with should stay.
+const FETCH_BYTES: usize = 16 * 1024;
 /// The longest region.
 const MAX_REGION_BYTES: usize = 1 << 46;
 
@@ -91,8 +94,12 @@ impl Region for ShmRegion {
         RemoteAddr { addr: address_base(self.rkey), rkey: self.rkey }
     }
 
-    fn prefetch(&self, offset: usize) {
-        prefetch_read(self.address(offset));
+    fn prefetch(&self, offset: usize, len: usize) {
+        prefetch_read(self.address(offset), len.min(FETCH_BYTES));
+    }
+
+    fn will_write(&self, offset: usize, len: usize) {
+        prefetch_write(self.address(offset), len.min(FETCH_BYTES));
     }
 
     fn read(&self, offset: usize, into: &mut [u8]) {
@@ -217,7 +224,7 @@ impl OwnRegions {
             failed(Errno::NOSPC, context)
         })?;
         let made = match access {
-            Access::RemoteRead => Mapping::for_peer_to_read(len),
+            Access::RemoteRead | Access::Viewed => Mapping::for_peer_to_read(len),
             _ => Mapping::for_both(len),
         };
         let (mapping, fd) = made.inspect_err(|_| self.free.push(slot))?;
@@ -227,6 +234,12 @@ impl OwnRegions {
         self.offered_bytes += len as u64;
         self.unsent.push_back((Message::Offer { rkey, access, len: len as u64 }, Some(fd)));
         Ok(ShmRegion { memory: OwnedMapping::new(mapping), len, access, rkey, dropped })
+    }
+
+    /// A handle of memory of the peer's.
+    pub(super) fn view(&self, mapping: Arc<Mapping>, len: usize) -> ShmRegion {
+        let (memory, dropped) = (OwnedMapping::of_peer(mapping), Arc::clone(&self.dropped));
+        ShmRegion { memory, len, access: Access::RemoteWrite, rkey: 0, dropped }
     }
 
     fn free_slot(&mut self) -> Option<u32> {
@@ -297,7 +310,7 @@ impl OwnRegions {
 struct PeerRegion {
     rkey: u32,
     access: Access,
-    mapping: Mapping,
+    mapping: Arc<Mapping>,
 }
 
 /// Why an access to the peer's memory cannot go ahead.
@@ -369,7 +382,7 @@ impl PeerRegions {
         if slot >= self.slots.len() {
             self.slots.resize_with(slot + 1, || None);
         }
-        self.slots[slot] = Some(PeerRegion { rkey, access, mapping });
+        self.slots[slot] = Some(PeerRegion { rkey, access, mapping: Arc::new(mapping) });
         self.mapped += 1;
         self.mapped_bytes = total;
         Ok(())
@@ -388,6 +401,21 @@ impl PeerRegions {
         Ok(())
     }
 
+    /// The memory of a region that the peer lets us view, if it has `len` bytes.
+    pub(super) fn view(&self, of: RemoteAddr, len: usize) -> Result<Arc<Mapping>, VerbError> {
+        let context = match self.resolve(of, len, Access::Viewed) {
+            Ok((mapping, 0)) => return Ok(Arc::clone(mapping)),
+            Ok((_, offset)) => format!("it begins at byte {offset} of its region"),
+            Err(AccessError::UnknownKey) => format!("no region with rkey {:#x}", of.rkey),
+            Err(AccessError::Violation(broken)) => broken.0,
+        };
+        Err(VerbError {
+            verb: "view",
+            errno: Errno::INVAL.raw_os_error(),
+            context: format!("what the peer offered: {context}"),
+        })
+    }
+
     /// The mapping and the offset in it of `len` bytes at `at`, if `access` to them is allowed.
     #[inline]
     pub(super) fn resolve(
@@ -395,7 +423,7 @@ impl PeerRegions {
         at: RemoteAddr,
         len: usize,
         access: Access,
-    ) -> Result<(&Mapping, usize), AccessError> {
+    ) -> Result<(&Arc<Mapping>, usize), AccessError> {
         let slot = (at.rkey & (MAX_REGIONS - 1)) as usize;
         let region = match self.slots.get(slot) {
             Some(Some(region)) if region.rkey == at.rkey => region,

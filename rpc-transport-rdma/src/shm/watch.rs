@@ -23,9 +23,8 @@ pub(super) struct Watch {
     /// Of the next completion.
     position: AtomicU64,
     /// What will be touched after the completion: where what it tells of lies, where the answer is
-    /// made, where that is written and where the peer is told. Addresses, because nobody needs them
-    /// to be more.
-    expected: [AtomicUsize; 4],
+    /// made and where the peer is told. Addresses, because nobody needs them to be more.
+    expected: [AtomicUsize; 3],
     /// Socket messages received: the peer announces when there are more.
     messages: AtomicU64,
 }
@@ -41,7 +40,7 @@ impl Watch {
         }
     }
 
-    pub(super) fn expect(&self, addresses: [usize; 4]) {
+    pub(super) fn expect(&self, addresses: [usize; 3]) {
         for (kept, address) in self.expected.iter().zip(addresses) {
             kept.store(address, Ordering::Relaxed);
         }
@@ -50,8 +49,8 @@ impl Watch {
     /// Others are looked at before the owner has its turn: time to fetch what it needs.
     fn prefetch_expected(&self) {
         let [arrived, written @ ..] = &self.expected;
-        prefetch_read(arrived.load(Ordering::Relaxed));
-        prefetch_read(std::ptr::from_ref(self.peer.state()).addr());
+        prefetch_read(arrived.load(Ordering::Relaxed), SHORT_BURST_BYTES);
+        prefetch_read(std::ptr::from_ref(self.peer.state()).addr(), SHORT_BURST_BYTES);
         for address in written {
             prefetch_write(address.load(Ordering::Relaxed), SHORT_BURST_BYTES);
         }

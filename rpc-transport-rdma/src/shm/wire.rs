@@ -10,14 +10,9 @@ use super::cross_read::PeerMemory;
 use super::failure::Failure;
 use super::lend;
 use super::mapping::Mapping;
-use super::prefetch::prefetch_write;
 use super::regions::{AccessError, PeerRegions};
 use super::send_queue::{Request, Span};
 use crate::verbs::{Access, RemoteAddr};
-
-/// Of a WRITE to come so much is fetched at most: half of a small first-level cache, in which what a
-/// program works with should stay.
-const FETCH_BYTES: usize = 16 * 1024;
 
 /// How far a request got.
 #[derive(Debug)]
@@ -91,20 +86,6 @@ pub(super) struct Wire {
 }
 
 impl Wire {
-    /// Where a WRITE to an address will go, as a hint.
-    pub(super) fn place(&self, to: RemoteAddr) -> Option<usize> {
-        let (mapping, offset) = self.regions.resolve(to, 1, Access::RemoteWrite).ok()?;
-        Some(mapping.address(offset))
-    }
-
-    /// Fetches the place of a WRITE to come, so that its stores need not wait for it.
-    pub(super) fn fetch(&self, to: RemoteAddr, len_bytes: usize) {
-        let len_bytes = len_bytes.min(FETCH_BYTES);
-        if let Ok((mapping, offset)) = self.regions.resolve(to, len_bytes, Access::RemoteWrite) {
-            prefetch_write(mapping.address(offset), len_bytes);
-        }
-    }
-
     /// Where the peer will be told of it, as a hint.
     pub(super) fn next_entry(&self) -> usize {
         entry_address(self.peer.entries(), self.producer.position())

@@ -15,6 +15,8 @@ pub struct SimConfig {
     pub reads_in_flight: u32,
     /// Whether memory can be lent to the peer's READs.
     pub lends: bool,
+    /// Whether the peer's memory can be viewed. The same at both ends.
+    pub views: bool,
     /// Chance that a queue pair executes its next request.
     pub execute: u32,
     /// Chance that what arrived next takes effect in memory.
@@ -45,6 +47,7 @@ impl Default for SimConfig {
             write_with_imm: true,
             reads_in_flight: 4,
             lends: true,
+            views: false,
             execute: 700,
             place: 700,
             complete: 700,
@@ -71,6 +74,7 @@ impl SimConfig {
             write_with_imm,
             reads_in_flight: rng.pick(&[1, 2, 8]),
             lends: rng.chance(500),
+            views: false,
             execute: rng.pick(&speeds),
             place: rng.pick(&speeds),
             complete: rng.pick(&speeds),

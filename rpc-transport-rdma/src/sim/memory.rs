@@ -68,6 +68,8 @@ pub struct SimRegion {
     view: View,
     /// The newest view was lent to be written since it was last published.
     dirty: AtomicBool,
+    /// It is the peer's.
+    foreign: bool,
 }
 
 impl fmt::Debug for SimRegion {
@@ -90,7 +92,21 @@ impl SimRegion {
         access: Access,
     ) -> SimRegion {
         let view = View { version: AtomicU64::new(0), bytes: vec![0; len], newer: OnceLock::new() };
-        SimRegion { memory, owner, fabric, at, len, access, view, dirty: AtomicBool::new(false) }
+        let dirty = AtomicBool::new(false);
+        SimRegion { memory, owner, fabric, at, len, access, view, dirty, foreign: false }
+    }
+
+    /// What `owner` sees of its peer's memory.
+    pub(super) fn of_peer(
+        fabric: Arc<Shared>,
+        owner: usize,
+        memory: Arc<Memory>,
+        len: usize,
+    ) -> SimRegion {
+        let at = RemoteAddr { addr: 0, rkey: 0 };
+        let mut region = SimRegion::new(fabric, owner, memory, at, len, Access::RemoteWrite);
+        region.foreign = true;
+        region
     }
 
     fn newest(&self) -> &View {
@@ -125,6 +141,10 @@ impl Region for SimRegion {
 
     fn read(&self, offset: usize, into: &mut [u8]) {
         into.copy_from_slice(&self.memory.lock().bytes[offset..offset + into.len()]);
+    }
+
+    fn publish(&self) {
+        SimRegion::publish(self);
     }
 
     fn bytes_mut(&mut self) -> &mut [u8] {
@@ -166,6 +186,9 @@ impl Region for SimRegion {
 
 impl Drop for SimRegion {
     fn drop(&mut self) {
+        if self.foreign {
+            return;
+        }
         self.fabric.deregister(self.owner, self.at.rkey, &self.memory);
     }
 }

@@ -84,6 +84,7 @@ impl QueuePair for SimQueuePair {
             inline_bytes: 0,
             reads_in_flight: config.reads_in_flight,
             lends_from_bytes: config.lends.then_some(0),
+            views: config.views,
         }
     }
 
@@ -111,6 +112,18 @@ impl QueuePair for SimQueuePair {
         state.qps[self.index].regions.insert(rkey, registered);
         let at = RemoteAddr { addr: base, rkey };
         Ok(SimRegion::new(self.fabric.clone(), self.index, memory, at, len, access))
+    }
+
+    fn view(&mut self, of: RemoteAddr, len: usize) -> Result<SimRegion, VerbError> {
+        let state = self.fabric.lock();
+        let peer = state.qps[self.index].peer;
+        let found = state.qps[peer].regions.get(&of.rkey).filter(|region| {
+            region.access == Access::Viewed && region.base == of.addr && len <= region.len
+        });
+        let memory = found.map(|region| region.memory.clone());
+        drop(state);
+        let memory = memory.ok_or_else(|| invalid(format!("no memory to view at {of:?}")))?;
+        Ok(SimRegion::of_peer(self.fabric.clone(), self.index, memory, len))
     }
 
     fn lend(&mut self, bytes: &Bytes) -> Option<RemoteAddr> {

@@ -170,3 +170,26 @@ fn a_seed_gives_the_same_run() {
     assert_eq!(run(1), run(1));
     assert_ne!(run(1), run(2));
 }
+
+#[test]
+fn a_view_shows_what_was_published_and_ends_with_its_handle() {
+    let (fabric, mut one, mut two) = pair(SimConfig { views: true, ..SimConfig::default() });
+    let mut ring = one.register(64, Access::Viewed).unwrap();
+    let view = two.view(ring.remote(), 60).unwrap();
+    ring.bytes_mut().fill(5);
+    let mut seen = [1; 60];
+    view.read(0, &mut seen);
+    assert_eq!(seen, [0; 60], "not before it was published");
+    ring.publish();
+    view.read(0, &mut seen);
+    assert_eq!(seen, [5; 60]);
+    assert!(two.view(ring.remote(), 65).is_err());
+    assert!(two.view(ring.remote().offset(1).unwrap(), 8).is_err());
+    let read = one.register(64, Access::RemoteRead).unwrap();
+    assert!(two.view(read.remote(), 8).is_err());
+    drop(ring);
+    view.read(0, &mut seen);
+    assert_eq!(seen, [5; 60]);
+    drop(view);
+    assert_eq!(fabric.stats().region_dropped_in_use, 0);
+}

@@ -84,6 +84,49 @@ pub fn steps(fabric: &Fabric, count: usize) {
     }
 }
 
+/// A device without chance: everything that can happen in a step does.
+pub fn calm() -> SimConfig {
+    SimConfig {
+        execute: 999,
+        place: 999,
+        complete: 999,
+        show: 999,
+        wake_spuriously: 0,
+        ..SimConfig::default()
+    }
+}
+
+/// A frame that its number and length determine.
+pub fn numbered(number: u64, len: usize) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    fill(&mut bytes, 0, number);
+    bytes
+}
+
+/// Moves everything that can move, until nothing does; the frames each side got.
+pub fn settle(fabric: &Fabric, links: &mut [SimLink; 2]) -> [Vec<Vec<u8>>; 2] {
+    let mut got = [Vec::new(), Vec::new()];
+    for _ in 0..20 {
+        for (link, got) in links.iter_mut().zip(&mut got) {
+            link.flush().unwrap();
+            while let Some(frame) = take(link).unwrap() {
+                got.push(frame);
+            }
+        }
+        steps(fabric, 10);
+    }
+    got
+}
+
+/// Nothing that the device counts as a mistake of its user.
+pub fn assert_no_rule_broken(fabric: &Fabric) {
+    let stats = fabric.stats();
+    assert_eq!(stats.receiver_not_ready, 0);
+    assert_eq!(stats.source_changed, 0);
+    assert_eq!(stats.region_dropped_in_use, 0);
+    assert_eq!(stats.access_refused, 0);
+}
+
 /// Puts a frame into a link; `false` if there is no room.
 pub fn put(link: &mut SimLink, bytes: &[u8]) -> bool {
     match link.reserve(bytes.len()).unwrap() {
