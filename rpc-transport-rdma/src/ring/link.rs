@@ -22,7 +22,7 @@ use super::error::verb_failed;
 use super::layout::{FRAME_PREFIX_BYTES, begin_frame};
 use super::pull_pool::PullPool;
 use super::send_queue::SendQueue;
-use super::staging::Staging;
+use super::staging::{Burst, Staging};
 use crate::verbs::{QueuePair, Region, RemoteAddr, VerbError};
 
 /// A burst costs about as much as a call, so that more frames together would save little; and a peer
@@ -63,10 +63,18 @@ pub(super) struct Sender<R> {
 
 impl<R> Sender<R> {
     /// The position up to which staging memory may be filled: the peer has released the ring
-    /// there, and our own device has finished with it.
+    /// there, and our own device, if it reads staging memory at all, has finished with it.
     pub(super) fn fill_limit(&self) -> u64 {
-        let done = self.queue.staging_done() + self.staging.ring_bytes();
-        self.credits.writable_until().min(done)
+        let released = self.credits.writable_until();
+        if self.ring.is_none() {
+            return released;
+        }
+        released.min(self.queue.staging_done() + self.staging.ring_bytes())
+    }
+
+    /// The position up to which the device reads staging memory for a burst.
+    pub(super) fn device_reads_until(&self, burst: &Burst) -> u64 {
+        if self.ring.is_none() { self.queue.staging_posted() } else { burst.end }
     }
 
     /// Requests a burst takes: a WRITE and a SEND that tells of it, or what does both, or what only

@@ -68,8 +68,8 @@ impl<Q: QueuePair> RingLink<Q> {
                 Op::Write { from, to, imm: sender.write_with_imm.then(|| word.encode()) }
             }
         };
-        let requests = sender.burst_requests();
-        let signaled = sender.queue.must_signal(requests, burst.end);
+        let (requests, end) = (sender.burst_requests(), sender.device_reads_until(&burst));
+        let signaled = sender.queue.must_signal(requests, end);
         let id = sender.queue.next_id(0);
         let posted = if requests == 1 {
             self.queue_pair.post_send(&[WorkRequest { id, op, signaled }])
@@ -79,7 +79,7 @@ impl<Q: QueuePair> RingLink<Q> {
                 WorkRequest { id: id + 1, op: Op::Send { word: word.encode() }, signaled },
             ])
         };
-        if !self.posted(posted, requests, burst.end, signaled, Kind::Plain) {
+        if !self.posted(posted, requests, end, signaled, Kind::Plain) {
             return Ok(false);
         }
         self.sender.credits.sent_burst(burst.end);
