@@ -4,7 +4,7 @@
 //! AMD's Zen 3 and 4 that takes twenty times as long if the target is 1 to some 34 bytes further on in its
 //! page than the source in its own (glibc bug 30994). Messages lie in a ring at ever other places, so this
 //! happens to some of them, or to none, as the addresses have come out in a process. Shorter copies go by
-//! vector registers, which is not slower at any length that is copied here. So a long copy is several
+//! vector registers, which is as fast, or faster, up to the size of a cache. So a long copy is several
 //! short ones.
 #![allow(unsafe_code)]
 
@@ -13,6 +13,21 @@ use bytes::{Buf, BufMut, Bytes};
 
 /// What every C library copies by registers, as far as we know.
 const PIECE_BYTES: usize = 2048;
+/// From here on pieces take some percent longer where nothing is wrong with the addresses.
+const LARGE_BYTES: usize = 128 * 1024;
+
+/// Whether a copy is done in pieces.
+#[inline]
+fn in_pieces(from: &[u8], to_address: usize) -> bool {
+    from.len() > PIECE_BYTES && (from.len() < LARGE_BYTES || lies_badly(from, to_address))
+}
+
+#[cold]
+fn lies_badly(from: &[u8], to_address: usize) -> bool {
+    const PAGE_BYTES: usize = 4096;
+    let ahead = to_address.wrapping_sub(from.as_ptr().addr()) % PAGE_BYTES;
+    (1..64).contains(&ahead)
+}
 
 /// `into.copy_from_slice(from)`.
 ///
@@ -20,7 +35,7 @@ const PIECE_BYTES: usize = 2048;
 /// If the lengths differ.
 #[inline]
 pub(crate) fn copy(from: &[u8], into: &mut [u8]) {
-    if from.len() <= PIECE_BYTES || from.len() != into.len() {
+    if from.len() != into.len() || !in_pieces(from, into.as_ptr().addr()) {
         return into.copy_from_slice(from);
     }
     for (from, into) in from.chunks(PIECE_BYTES).zip(into.chunks_mut(PIECE_BYTES)) {
@@ -31,8 +46,9 @@ pub(crate) fn copy(from: &[u8], into: &mut [u8]) {
 /// `to.extend_from_slice(from)`.
 #[inline]
 pub(crate) fn append(to: &mut Vec<u8>, from: &[u8]) {
-    if from.len() > PIECE_BYTES {
-        to.reserve(from.len());
+    to.reserve(from.len());
+    if !in_pieces(from, to.as_ptr().addr() + to.len()) {
+        return to.extend_from_slice(from);
     }
     from.chunks(PIECE_BYTES).for_each(|piece| to.extend_from_slice(piece));
 }
@@ -98,7 +114,7 @@ unsafe impl BufMut for Target<'_> {
 mod tests {
     use super::*;
 
-    const LENS: [usize; 8] = [0, 1, 100, 2047, 2048, 2049, 4096, 10_000];
+    const LENS: [usize; 9] = [0, 1, 100, 2047, 2048, 2049, 4096, 10_000, 200_000];
 
     fn sample(len: usize) -> Vec<u8> {
         (0..len).map(|index| (index * 7 + index / 256) as u8).collect()
@@ -115,6 +131,24 @@ mod tests {
             let mut to = b"before".to_vec();
             append(&mut to, &from);
             assert_eq!((&to[..6], &to[6..]), (&b"before"[..], &from[..]));
+        }
+    }
+
+    #[test]
+    fn a_large_copy_that_lies_badly_is_done_in_pieces() {
+        let memory = vec![0; LARGE_BYTES + 4096];
+        let from = &memory[..LARGE_BYTES];
+        let start = from.as_ptr().addr();
+        for (ahead, badly) in [(0, false), (1, true), (34, true), (64, false), (4095, false)] {
+            let target = start + (1 << 30) + ahead;
+            assert_eq!(in_pieces(from, target), badly, "{ahead}");
+            assert!(in_pieces(&from[1..], target), "shorter ones always are");
+            assert!(!in_pieces(&from[..PIECE_BYTES], target), "and short ones never");
+            let mut into = vec![0xEE; 2 * 4096 + LARGE_BYTES];
+            let at = (start + ahead).wrapping_sub(into.as_ptr().addr()) % 4096;
+            copy(from, &mut into[at..][..LARGE_BYTES]);
+            assert_eq!(&into[at..][..LARGE_BYTES], from);
+            assert!(into[..at].iter().chain(&into[at + LARGE_BYTES..]).all(|&b| b == 0xEE));
         }
     }
 

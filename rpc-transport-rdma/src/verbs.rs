@@ -105,7 +105,7 @@ pub trait Region: Send + fmt::Debug + 'static {
     fn remote(&self) -> RemoteAddr;
 
     /// Bytes from `offset` on are about to be read. A hint, for memory another core has written.
-    fn prefetch(&self, _offset: usize, _len: usize) {}
+    fn prefetch(&self, _offset: usize) {}
 
     /// About `len` bytes from `offset` on will probably be written next. A hint, for memory the peer
     /// has viewed since it was written.

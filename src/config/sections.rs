@@ -239,7 +239,7 @@ pub struct ShmConfig {
     pub progress: Progress,
     /// How long adaptive progress polls before it sleeps. Default 50.
     pub spin_us: u64,
-    /// Size of a connection's receive ring. Default 1 MiB.
+    /// Size of a connection's ring, of which there is one for each direction. Default 1 MiB.
     #[serde(deserialize_with = "size")]
     pub ring_bytes: usize,
     /// Messages longer than this are pulled instead of sent through the ring; those of unary calls

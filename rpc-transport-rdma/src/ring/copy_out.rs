@@ -97,9 +97,6 @@ impl<Q: QueuePair> RingLink<Q> {
         let receiver = &mut self.receiver;
         let len = burst.len_bytes as usize;
         let offset = receiver.credits.offset(burst.position);
-        if len >= receiver.long_frame_bytes {
-            receiver.ring.prefetch(offset, len);
-        }
         let stays = receiver.begins_long(offset, len);
         receiver.read_to_scratch(offset, if stays { BURST_HEADER_BYTES as usize } else { len });
         let released: Position = read_header(&receiver.scratch);

@@ -503,7 +503,7 @@ impl<Q: QueuePair> Link for RingLink<Q> {
     fn may_have_news(&self) -> bool {
         if self.queue_pair.may_have_completions() {
             let receiver = &self.receiver;
-            receiver.ring.prefetch(receiver.credits.next_offset(), 128);
+            receiver.ring.prefetch(receiver.credits.next_offset());
             return true;
         }
         self.holds_news()

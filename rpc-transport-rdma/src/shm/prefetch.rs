@@ -19,8 +19,8 @@ fn lines(address: usize, len_bytes: usize) -> impl Iterator<Item = usize> {
 
 /// What a short burst at an address takes, to be read.
 #[inline]
-pub(super) fn prefetch_read(address: usize, len: usize) {
-    lines(address, len).for_each(prefetch_line);
+pub(super) fn prefetch_read(address: usize) {
+    lines(address, SHORT_BURST_BYTES).for_each(prefetch_line);
 }
 
 #[cfg(not(all(target_arch = "x86_64", not(miri))))]

@@ -94,8 +94,8 @@ impl Region for ShmRegion {
         RemoteAddr { addr: address_base(self.rkey), rkey: self.rkey }
     }
 
-    fn prefetch(&self, offset: usize, len: usize) {
-        prefetch_read(self.address(offset), len.min(FETCH_BYTES));
+    fn prefetch(&self, offset: usize) {
+        prefetch_read(self.address(offset));
     }
 
     fn will_write(&self, offset: usize, len: usize) {

@@ -49,8 +49,8 @@ impl Watch {
     /// Others are looked at before the owner has its turn: time to fetch what it needs.
     fn prefetch_expected(&self) {
         let [arrived, written @ ..] = &self.expected;
-        prefetch_read(arrived.load(Ordering::Relaxed), SHORT_BURST_BYTES);
-        prefetch_read(std::ptr::from_ref(self.peer.state()).addr(), SHORT_BURST_BYTES);
+        prefetch_read(arrived.load(Ordering::Relaxed));
+        prefetch_read(std::ptr::from_ref(self.peer.state()).addr());
         for address in written {
             prefetch_write(address.load(Ordering::Relaxed), SHORT_BURST_BYTES);
         }
