@@ -12,10 +12,11 @@ use bytes::Bytes;
 use rdma_rpc_core::link::LinkError;
 
 use super::credits::{Arrived, Position};
+use super::halves::Receiver;
 use super::layout::{
     BURST_HEADER_BYTES, FRAME_PREFIX_BYTES, cut_prefix, frame_at, frame_of, read_header,
 };
-use super::link::{Receiver, RingLink};
+use super::link::RingLink;
 use crate::fifo;
 use crate::verbs::{QueuePair, Region};
 

@@ -107,8 +107,9 @@
 //! # Where things are
 //!
 //! Pure: `layout`, `immediate`, `hello`, `credits`, `cell`, `staging`, `send_queue`, `bulk_pull`,
-//! `size_class`. With a device: `prepare`, `link` (the contract's methods), `send`, `receive`,
-//! `wait` (sleeping and waking), `bulk_send`, `pull_pool`, `error` (whom to blame).
+//! `size_class`. With a device: `prepare`, `link` (the contract's methods), `halves` (what it keeps of
+//! each direction), `send`, `receive`, `copy_out`, `wait` (sleeping and waking), `bulk_send`,
+//! `pull_pool`, `error` (whom to blame).
 #![forbid(unsafe_code)]
 
 mod bulk_pull;
@@ -119,6 +120,7 @@ mod config;
 mod copy_out;
 mod credits;
 mod error;
+mod halves;
 mod hello;
 mod immediate;
 mod layout;
