@@ -17,8 +17,10 @@
 //!
 //! A WRITE is a copy into the peer's mapped memory; an immediate is one word in the peer's
 //! completion ring; a READ is a copy by the side that asks, out of mapped memory or, where the
-//! kernel lets it, out of the other process as it is. Nothing has a name in a file system:
-//! memory files are anonymous and the socket is abstract, so a killed process leaves nothing.
+//! kernel lets it, out of the other process as it is. A view is memory of the peer's, mapped
+//! read-only, in which it goes on writing: so a ring is filled and read in one place. Nothing has a
+//! name in a file system: memory files are anonymous and the socket is abstract, so a killed process
+//! leaves nothing.
 //!
 //! | file | idea |
 //! |---|---|
@@ -39,7 +41,9 @@
 //! The peer runs as the same user, as root, or as a user the configuration names. Still nothing
 //! it writes into shared memory or sends on the socket can make this process panic, read or write
 //! outside of its memory, allocate without bound, or leak descriptors: it can only make the
-//! queue pair fail. What this side wrote is kept in private copies and never read back.
+//! queue pair fail. What this side wrote where the peer may write is kept in private copies and never
+//! read back; what the peer only reads it cannot write, by a seal (`F_SEAL_FUTURE_WRITE`, Linux 5.1).
+//! What it views it sees as it is made: also a frame for it that is never sent.
 
 #![deny(unsafe_code)]
 
