@@ -5,6 +5,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::Waker;
 
+use bytes::Bytes;
+
 use super::body::{Around, Body, INLINE_BYTES};
 use super::cell::{Cell, End};
 use super::clock::Clock;
@@ -13,7 +15,7 @@ use super::owner::{Arrival, ArrivalBatch, Arrived};
 use super::pulls::Pulls;
 use crate::link::BulkDescriptor;
 use crate::metadata::MetadataMap;
-use crate::session::{Event, NewStream, Payload, Role, Session, StreamId};
+use crate::session::{Event, FrameRef, NewStream, Payload, Role, Session, SessionError, StreamId};
 use crate::status::{Code, RequestSeen, Status};
 
 /// Used cells kept for the next calls.
@@ -58,7 +60,7 @@ impl Calls {
         cell
     }
 
-    /// Takes the frame if it is all there is to a small call, or to its answer.
+    /// Takes the frame if it is all there is to a plain call, or to its answer.
     #[inline]
     pub(super) fn take_bare(
         &mut self,
@@ -66,13 +68,44 @@ impl Calls {
         clock: &mut Clock,
         frame: &[u8],
     ) -> bool {
+        self.take_bare_of(session, clock, frame, Payload::Borrowed)
+    }
+
+    /// Takes a frame that was given away: its messages stay in it. (Not inlined, so that what short ones
+    /// take is the shorter.)
+    #[inline(never)]
+    pub(super) fn take_owned(
+        &mut self,
+        session: &mut Session,
+        clock: &mut Clock,
+        frame: &Bytes,
+        bind: &mut dyn FnMut(u16, &str) -> Option<usize>,
+    ) -> Result<Applied, SessionError> {
+        let payload = |message: &[u8]| Payload::Owned(frame.slice_ref(message));
+        if self.take_bare_of(session, clock, frame, payload) {
+            return Ok(Applied::Nothing);
+        }
+        let frame = FrameRef { bytes: frame, owner: Some(frame) };
+        let event = session.handle_frame(clock.now(), frame)?;
+        Ok(self.apply(session.role(), event, bind))
+    }
+
+    /// `payload`: what is kept of a message that is not short.
+    #[inline(always)]
+    fn take_bare_of<'a>(
+        &mut self,
+        session: &mut Session,
+        clock: &mut Clock,
+        frame: &'a [u8],
+        payload: impl FnOnce(&'a [u8]) -> Payload<'a>,
+    ) -> bool {
         if session.role() == Role::Client {
             let Some((stream, message)) = session.bare_response(frame) else { return false };
             let Some(cell) = self.take(stream) else { return true };
             let keep = if message.len() <= INLINE_BYTES {
                 cell.put_answer(message)
             } else {
-                let body = Body::new(Payload::Borrowed(message));
+                let body = Body::new(payload(message));
                 cell.put_response(MetadataMap::new(), body, MetadataMap::new())
             };
             if keep {
@@ -80,7 +113,7 @@ impl Calls {
             }
         } else {
             let Some(bare) = session.bare_request(|| clock.now(), frame) else { return false };
-            self.batch.put_bare(&bare);
+            self.batch.put_bare(&bare, payload);
         }
         true
     }
@@ -291,7 +324,7 @@ impl Calls {
                         let status = Status::with_details_and_metadata(
                             Code::from(i32::from(finish.code)),
                             finish.message,
-                            bytes::Bytes::copy_from_slice(finish.details),
+                            Bytes::copy_from_slice(finish.details),
                             trailers,
                         );
                         cell.put_status(status.with_request_seen(seen));

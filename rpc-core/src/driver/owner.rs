@@ -12,7 +12,6 @@ use super::cell::{Cell, End};
 use super::clock::Clock;
 use super::portion::Portion;
 use super::scout::Scouting;
-use crate::copy;
 use crate::link::{Link, LinkError, LinkErrorKind, Received};
 use crate::metadata::MetadataMap;
 use crate::poll_set::PollSet;
@@ -80,7 +79,11 @@ impl ArrivalBatch {
 
     /// A whole unary call.
     #[inline]
-    pub(super) fn put_bare(&mut self, bare: &BareRequest<'_>) {
+    pub(super) fn put_bare<'a>(
+        &mut self,
+        bare: &BareRequest<'a>,
+        payload: impl FnOnce(&'a [u8]) -> Payload<'a>,
+    ) {
         // Filled in where it stays: what is stored field by field and moved as a whole right after
         // waits for the stores. With the place from `put` it is moved again, a hundredth of a call's time.
         self.arrivals.push(const { Arrival::blank() });
@@ -94,7 +97,7 @@ impl ArrivalBatch {
             self.short.extend_from_slice(bare.message);
             arrival.request = Arrived::Short { start, end: self.short.len() };
         } else {
-            arrival.request = Arrived::Long(copy::to_bytes(bare.message));
+            arrival.request = Arrived::Long(payload(bare.message).into_bytes());
         }
     }
 
@@ -328,9 +331,7 @@ impl<L: Link> Owner<L> {
                 }
                 Received::Owned(frame) => {
                     bytes += frame.len();
-                    let frame = FrameRef { bytes: &frame, owner: Some(&frame) };
-                    let event = session.handle_frame(clock.now(), frame)?;
-                    calls.apply(session.role(), event, bind)
+                    calls.take_owned(session, clock, &frame, bind)?
                 }
                 Received::Pulled { ticket, message } => {
                     self.delivered = true;
