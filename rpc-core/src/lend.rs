@@ -97,7 +97,7 @@ unsafe impl BufMut for Lending {
             return;
         }
         if let Some(around) = self.around(len) {
-            around.put(src);
+            copy::append_all(around, src);
         }
     }
 

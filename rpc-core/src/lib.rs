@@ -18,7 +18,7 @@ pub mod client;
 mod codec;
 #[doc(hidden)]
 pub mod codegen;
-mod copy;
+pub mod copy;
 mod crowd;
 mod driver;
 pub mod extensions;

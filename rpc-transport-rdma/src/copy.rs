@@ -11,10 +11,13 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+use rdma_rpc_core::copy::lies_badly;
+
 /// From this many bytes on, x86-64 copies in whole blocks, by vector registers or by `rep movsb`.
 const LONG_BYTES: usize = 512;
 
-/// What `rep movsb` copies, unless [`lies_badly`]: it moves whole cache lines, but has to start up (some
+/// What `rep movsb` copies, unless it lies badly (`rdma_rpc_core::copy`): it moves whole cache lines, but has to start up (some
 /// 30 to 100 cycles).
 const STRING_COPY_BYTES: usize = 2048;
 
@@ -126,21 +129,12 @@ fn is_long(len: usize) -> bool {
     cfg!(all(target_arch = "x86_64", not(miri))) && len >= LONG_BYTES
 }
 
-/// Whether `rep movsb` is twenty times as slow as it should be: on AMD's Zen 3 and 4 it is if the
-/// target is 1 to some 34 bytes further on in its page than the source in its own (glibc bug 30994).
-#[cfg(all(target_arch = "x86_64", not(miri)))]
-fn lies_badly(src: *const u8, dst: *mut u8) -> bool {
-    const PAGE_BYTES: usize = 4096;
-    let ahead = dst.addr().wrapping_sub(src.addr()) % PAGE_BYTES;
-    (1..BLOCK_BYTES).contains(&ahead)
-}
-
 /// # Safety
 /// `src` is valid for reads and `dst` for writes of `len` bytes; the two do not overlap; `len` is at
 /// least [`LONG_BYTES`].
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 unsafe fn long_copy(src: *const u8, dst: *mut u8, len: usize) {
-    if len >= STRING_COPY_BYTES && !lies_badly(src, dst) {
+    if len >= STRING_COPY_BYTES && !lies_badly(src.addr(), dst.addr()) {
         // SAFETY: the caller's promise.
         return unsafe { string_copy(src, dst, len) };
     }

@@ -81,11 +81,10 @@ impl Calls {
         frame: &Bytes,
         bind: &mut dyn FnMut(u16, &str) -> Option<usize>,
     ) -> Result<Applied, SessionError> {
-        let payload = |message: &[u8]| Payload::Owned(frame.slice_ref(message));
-        if self.take_bare_of(session, clock, frame, payload) {
+        let frame = FrameRef { bytes: frame, owner: Some(frame) };
+        if self.take_bare_of(session, clock, frame.bytes, |message| frame.payload(message)) {
             return Ok(Applied::Nothing);
         }
-        let frame = FrameRef { bytes: frame, owner: Some(frame) };
         let event = session.handle_frame(clock.now(), frame)?;
         Ok(self.apply(session.role(), event, bind))
     }

@@ -30,7 +30,7 @@ pub struct FrameRef<'a> {
 }
 
 impl<'a> FrameRef<'a> {
-    pub(super) fn payload(&self, part: &'a [u8]) -> Payload<'a> {
+    pub(crate) fn payload(&self, part: &'a [u8]) -> Payload<'a> {
         match self.owner {
             Some(owner) => Payload::Owned(owner.slice_ref(part)),
             None => Payload::Borrowed(part),

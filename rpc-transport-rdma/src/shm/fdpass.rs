@@ -8,7 +8,8 @@
 //! ```text
 //!   HELLO   1 | "rdmashm" 7 | version u16 | token 16 | receive_depth u32 | max_regions u32
 //!             | max_bytes u64 | mark u64                             + control memfd, eventfd
-//!   OFFER   2 | rkey u32 | access u8 (1 read, 2 write, 3 view) | len u64      + memfd
+//!   OFFER   2 | rkey u32 | access u8 (1 read, 2 write, 3 view)
+//!             | len u64                                              + memfd
 //!   REVOKE  3 | rkey u32
 //!   SEEN    4 | mark 16
 //! ```

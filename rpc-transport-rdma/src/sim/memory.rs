@@ -116,17 +116,6 @@ impl SimRegion {
         }
         view
     }
-
-    /// Shows the device what the owner has written.
-    pub(super) fn publish(&self) {
-        if self.dirty.swap(false, Ordering::Relaxed) {
-            let view = self.newest();
-            let mut inner = self.memory.lock();
-            inner.bytes.copy_from_slice(&view.bytes);
-            inner.version += 1;
-            view.version.store(inner.version, Ordering::Relaxed);
-        }
-    }
 }
 
 impl Region for SimRegion {
@@ -143,8 +132,15 @@ impl Region for SimRegion {
         into.copy_from_slice(&self.memory.lock().bytes[offset..offset + into.len()]);
     }
 
+    /// Shows the device, and so the peer, what the owner has written.
     fn publish(&self) {
-        SimRegion::publish(self);
+        if self.dirty.swap(false, Ordering::Relaxed) {
+            let view = self.newest();
+            let mut inner = self.memory.lock();
+            inner.bytes.copy_from_slice(&view.bytes);
+            inner.version += 1;
+            view.version.store(inner.version, Ordering::Relaxed);
+        }
     }
 
     fn bytes_mut(&mut self) -> &mut [u8] {
