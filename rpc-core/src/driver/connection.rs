@@ -276,6 +276,16 @@ impl<L: Link> Connection<L> {
         owner.unflushed < gather
     }
 
+    /// The same of what a stream has sent. Where somebody feeds it bit by bit, each bit would leave by itself: the
+    /// first since the driver looked does, and what follows leaves when the driver, which is awake, looks again.
+    fn may_wait_in_stream(&self, owner: &mut Owner<L>) -> bool {
+        let first = !std::mem::replace(&mut owner.streamed, true);
+        if first || owner.asleep || owner.napper.is_some() {
+            return self.may_wait(owner, false);
+        }
+        owner.unflushed < owner.flush_frames
+    }
+
     /// Does `act` now, or leaves `job` for the present owner; `what` is for the one that runs.
     #[inline]
     fn act_or_leave<T>(
@@ -509,7 +519,7 @@ impl<L: Link> Conn for Connection<L> {
     }
 
     fn let_leave(&self) {
-        self.settle_if(|owner| !self.may_wait(owner, false));
+        self.settle_if(|owner| !self.may_wait_in_stream(owner));
     }
 
     fn attach(&self, id: StreamId) -> Arc<Cell> {

@@ -129,6 +129,8 @@ pub(super) struct Owner<L> {
     pub(super) armed: bool,
     /// A call was opened, or more of a stream was sent, since the driver last looked.
     pub(super) asked: bool,
+    /// Messages of a stream have left since the driver last looked.
+    pub(super) streamed: bool,
     /// The peer was heard, and it has not been noted yet when.
     heard: bool,
     /// A pulled message has reached its mailbox.
@@ -197,6 +199,7 @@ impl<L: Link> Owner<L> {
             help_passes: 0,
             scouting: Scouting::default(),
             asked: false,
+            streamed: false,
             unflushed: 0,
             followers: 0,
             acts_in_sleep: 0,

@@ -203,6 +203,7 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
         let mut turn = connection.with_owner(|owner| {
             owner.asleep = false;
             owner.napper = None;
+            owner.streamed = false;
             match told {
                 Some(at) => owner.clock.told(at),
                 None => owner.clock.tick(stale),

@@ -283,3 +283,49 @@ async fn calls_that_follow_answers_which_came_together_leave_together() {
         }
     }
 }
+
+/// A stream whose messages come bit by bit: to send each bit by itself costs as much for each as for all of them.
+#[tokio::test]
+async fn what_a_stream_sends_before_the_driver_looks_again_leaves_then_but_for_the_first() {
+    let busy = Progress { mode: ProgressMode::Busy, ..Progress::default() };
+    for (what, progress, sleeps, naps, gathers) in [
+        ("it polls", busy, false, false, true),
+        ("it is woken by what is held", Progress::EVENT, false, false, true),
+        ("the poll set looks in its place", busy, true, false, false),
+        ("a caller looks in its place", busy, false, true, false),
+    ] {
+        let (near, mut far) = pair(MemoryConfig::default());
+        let config = SessionConfig::default();
+        let connection = Arc::new(Connection::new(Role::Client, config, progress, near, now()));
+        let mut driver = Driver::new(Arc::clone(&connection), Nothing);
+        let mut run = || assert!(driver.run(&mut Context::from_waker(Waker::noop())).is_pending());
+        let (metadata, message) = (MetadataMap::new(), Bytes::from_static(b"abc"));
+        let request = OpenRequest { end: false, ..unary(&metadata, &message) };
+        let begun = connection.open(&request, None);
+        let id = begun.cell.id().expect("nothing is in its way");
+        let mut arrived = || {
+            let mut frames = 0;
+            while far.receive().unwrap().is_some() {
+                frames += 1;
+            }
+            frames
+        };
+        run();
+        arrived();
+        let send = || {
+            assert!(connection.send(id, &begun.cell, &message, false, true));
+            connection.with_owner(|owner| {
+                owner.asleep |= sleeps;
+                owner.napper = naps.then(|| Waker::noop().clone());
+            });
+            connection.let_leave();
+        };
+        let sent = [(send(), arrived()).1, (send(), arrived()).1, (send(), arrived()).1];
+        assert_eq!(sent, if gathers { [1, 0, 0] } else { [1, 1, 1] }, "{what}");
+        run();
+        assert_eq!(arrived(), if gathers { 2 } else { 0 }, "{what}: the driver has looked");
+        if gathers {
+            assert_eq!([(send(), arrived()).1, (send(), arrived()).1], [1, 0], "{what}: again");
+        }
+    }
+}
