@@ -17,6 +17,7 @@ use super::layout::{
     BURST_HEADER_BYTES, FRAME_PREFIX_BYTES, cut_prefix, frame_at, frame_of, read_header,
 };
 use super::link::RingLink;
+use super::wait::{ANSWERS_BYTES, SHORT_ANSWER_BYTES};
 use crate::fifo;
 use crate::verbs::{QueuePair, Region};
 
@@ -87,6 +88,9 @@ impl<Q: QueuePair> RingLink<Q> {
     /// by one, as they are given out.
     pub(super) fn copy_out_burst(&mut self) -> Result<bool, LinkError> {
         let Some(burst) = fifo::pop_front(&mut self.receiver.arrived) else { return Ok(false) };
+        if burst.len_bytes > SHORT_ANSWER_BYTES as u64 {
+            self.fetch_for_answers(ANSWERS_BYTES);
+        }
         let checked = self.copy_out(burst);
         self.ending(checked)?;
         self.waits_in_set = false;

@@ -19,6 +19,7 @@ use super::error::verb_failed;
 use super::halves::{Ending, Receiver, Sender};
 use super::layout::{FRAME_PREFIX_BYTES, begin_frame};
 use super::pull_pool::PullPool;
+use super::wait::SHORT_ANSWER_BYTES;
 use crate::verbs::{QueuePair, Region, VerbError};
 
 /// A burst costs about as much as a call, so that more frames together would save little; and a peer
@@ -180,6 +181,9 @@ impl<Q: QueuePair> FrameSink for RingLink<Q> {
             return Ok(None);
         };
         self.sender.want_room = None;
+        if let Some(ahead) = self.sender.staging.close_ahead(&slot) {
+            self.sender.region.will_write(ahead.offset, ahead.len_bytes);
+        }
         let bytes = &mut self.sender.region.bytes_mut()[slot.offset..][..slot.slot_bytes];
         begin_frame(bytes, len);
         Ok(Some(&mut bytes[FRAME_PREFIX_BYTES as usize..][..len]))
@@ -360,6 +364,7 @@ impl<Q: QueuePair> Link for RingLink<Q> {
         if self.queue_pair.may_have_completions() {
             let receiver = &self.receiver;
             receiver.ring.prefetch(receiver.credits.next_offset());
+            self.fetch_for_answers(SHORT_ANSWER_BYTES);
             return true;
         }
         self.holds_news()

@@ -15,6 +15,10 @@ pub(super) const CALM_BYTES: u64 = 2048;
 /// Of what was learnt by running short so much is forgotten with each lap: one part in so many.
 const FORGET: u64 = 32;
 
+/// So far ahead of a short frame memory is fetched for those that follow: two short calls ahead.
+const CLOSE_BYTES: u64 = 128;
+const CLOSE_FRAME_BYTES: usize = 512;
+
 /// Frames that lie together and leave as one work request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Burst {
@@ -158,6 +162,17 @@ impl Staging {
         let (start, _) = self.begin(self.last_burst_bytes, self.last_held);
         let len_bytes = self.last_burst_bytes.min(limit.saturating_sub(start)) as usize;
         Ahead { offset: self.offset(start), len_bytes }
+    }
+
+    /// Where the memory of those that will follow a reserved frame, if it is short, had better be fetched now: a
+    /// hint. `None` for one that begins a burst.
+    #[inline]
+    pub(super) fn close_ahead(&self, reserved: &Slot) -> Option<Ahead> {
+        let len_bytes = reserved.slot_bytes;
+        let end = self.head + 2 * len_bytes as u64 + CLOSE_BYTES;
+        let offset = reserved.offset + len_bytes + CLOSE_BYTES as usize;
+        let fits = len_bytes <= CLOSE_FRAME_BYTES && end <= self.joinable_until;
+        fits.then_some(Ahead { offset, len_bytes })
     }
 
     /// Whether `reserve` would find room.
@@ -349,6 +364,31 @@ mod tests {
             }
             assert!(skips > 0, "{len}");
         }
+    }
+
+    #[test]
+    fn close_ahead_of_short_frames_is_what_the_next_ones_take_and_what_may_be_written() {
+        let mut staging = Staging::new(RING);
+        let (mut fetched, mut filled) = (Vec::new(), Vec::new());
+        let limit = 4096;
+        while let Some(slot) = staging.join(52).or_else(|| staging.reserve(52, limit)) {
+            filled.push(slot.offset..slot.offset + slot.slot_bytes);
+            fetched.extend(staging.close_ahead(&slot));
+            staging.commit();
+        }
+        assert!(fetched.iter().all(|ahead| ahead.offset + ahead.len_bytes <= limit as usize));
+        // The first begins a burst, and behind the last ones nothing may be written.
+        assert_eq!(filled.len() - fetched.len(), 4, "{fetched:?}");
+        let behind = fetched.iter().map(|ahead| ahead.offset..ahead.offset + ahead.len_bytes);
+        let last = filled.last().unwrap().end;
+        let missing =
+            (300..last).filter(|at| !behind.clone().any(|range| range.contains(at))).count();
+        assert!(missing < 64, "{missing} bytes that frames took were not fetched");
+        let mut staging = Staging::new(RING);
+        staging.reserve(32, RING).unwrap();
+        staging.commit();
+        let long = staging.join(1000).unwrap();
+        assert_eq!(staging.close_ahead(&long), None, "it fetches its own lines as it is filled");
     }
 
     #[test]

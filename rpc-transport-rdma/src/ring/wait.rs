@@ -12,6 +12,11 @@ use crate::verbs::{Expected, QueuePair, Region};
 /// How often the device may say "look again" before the owner gets a turn.
 const MAX_ROUNDS: usize = 8;
 
+/// Of the place of the next burst, what is fetched as soon as a look finds news, and once it turns out that more
+/// has come than a short call or answer.
+pub(super) const SHORT_ANSWER_BYTES: usize = 128;
+pub(super) const ANSWERS_BYTES: usize = 512;
+
 impl<Q: QueuePair> RingLink<Q> {
     /// Whether the peer must release something before we can go on.
     fn blocked_on_credit(&self) -> bool {
@@ -129,6 +134,15 @@ impl<Q: QueuePair> RingLink<Q> {
             arrives: (&receiver.ring, receiver.credits.next_offset()),
             staged: (&sender.region, staged),
         });
+    }
+
+    /// Something has come: fetches so much of where what answers it may go. That was fetched when the last
+    /// burst had left, but the peer's processor, which reads one burst, has fetched on its own what lies behind it.
+    #[inline]
+    pub(super) fn fetch_for_answers(&self, most_bytes: usize) {
+        let sender = &self.sender;
+        let ahead = sender.staging.ahead(sender.fill_limit());
+        sender.region.will_write(ahead.offset, ahead.len_bytes.min(most_bytes));
     }
 
     /// A burst has left. While the peer is at it there is time to fetch the place of the next one,
