@@ -53,8 +53,8 @@ PAYLOADS = [0, 32, 256, KIB, 4 * KIB, 16 * KIB, 32 * KIB, 64 * KIB, 128 * KIB, 2
             MIB, 4 * MIB, 16 * MIB, 64 * MIB]
 # Connections and calls open in all: who calls again first must not keep the others waiting.
 FAIR = [(1, 2), (1, 8), (8, 8), (64, 64), (1000, 64)]
-# Calls awaited together.
-JOINED = [1, 2, 8, 64]
+# Connections and calls awaited together.
+JOINED = [(1, 1), (1, 2), (1, 8), (1, 64), (8, 64)]
 # What programs do around calls, by its `--mode`: connections, how many of it at a time, and what it is.
 SCENES = {
     "deadline": (1, 1, "a call with a deadline and three entries of metadata"),
@@ -137,7 +137,7 @@ def jobs():
                 pairs.append((system, case))
     pairs += [(WIDE, case) for case in (lat(MIB), BW, stream(32))]
     pairs += [(HEAP, case) for case in (lat(64 * KIB), lat(256 * KIB), lat(MIB), lat(4 * MIB), BW)]
-    pairs += [(system, thr(1, calls)) for system in FROM_MAIN for calls in JOINED]
+    pairs += [(system, thr(*case)) for system in FROM_MAIN for case in JOINED]
     pairs += [(system, scene(mode)) for mode in SCENES
               for runtime in SCENE_SYSTEMS.values() for system in runtime]
     pairs += [(RAW_TCP, lat(payload)) for payload in PAYLOADS if payload]

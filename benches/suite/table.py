@@ -51,8 +51,9 @@ TABLES = [
     ("Who waits longest: the 99th of a hundred 32-byte calls, and how many medians that is",
      [(f"{calls} open on {conns}", thr(conns, calls).name, "tail") for conns, calls in FAIR]),
 ]
-JOINED_TABLE = ("32-byte calls awaited together by `#[tokio::main]`, two workers: calls a second, one connection",
-                [(f"{calls} at a time", thr(1, calls).name, "ops") for calls in JOINED])
+JOINED_TABLE = ("32-byte calls awaited together by `#[tokio::main]`, two workers: calls a second",
+                [(f"{calls} at a time" + (f" on {conns} connections" if conns > 1 else ""), thr(conns, calls).name, "ops")
+                 for conns, calls in JOINED])
 
 SCENES_TITLE = ("What programs do around calls of 32 B: the median of each, and the 99th of a hundred. One thread at "
                 "each end; a client's main function beside two workers, and a server of one thread; two workers at "

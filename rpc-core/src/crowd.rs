@@ -1,7 +1,7 @@
 //! How busy a runtime is with connections that poll.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::patience::Patience;
 
@@ -16,6 +16,8 @@ pub(crate) struct Crowd {
     pub(crate) awake: AtomicUsize,
     /// Calls that wait for their answer.
     pub(crate) waiting_calls: AtomicUsize,
+    /// Connections all of whose open calls are of other threads than the runtime's.
+    pub(crate) outside: AtomicUsize,
     /// Whether callers had better not poll.
     pub(crate) patience: Patience,
 }
@@ -27,7 +29,17 @@ impl Crowd {
             threads_apart,
             awake: AtomicUsize::new(0),
             waiting_calls: AtomicUsize::new(0),
+            outside: AtomicUsize::new(0),
             patience: Patience::new(threads),
         })
+    }
+
+    /// All calls of a connection are of other threads, or no longer.
+    pub(crate) fn count_outside(&self, outside: bool) {
+        if !outside {
+            self.outside.fetch_sub(1, Ordering::Relaxed);
+        } else if self.outside.fetch_add(1, Ordering::Relaxed) > 0 {
+            self.patience.saw_two();
+        }
     }
 }

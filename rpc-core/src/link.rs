@@ -243,6 +243,9 @@ pub trait Link: FrameSink + Send + 'static {
         self.poll_ready(cx)
     }
 
+    /// Nobody waits in the set any more: somebody else looks.
+    fn leave_set(&mut self) {}
+
     /// Begins an orderly close after everything committed has been flushed: the peer's `receive`
     /// still gets all of it and then a [`LinkErrorKind::Closed`] error.
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LinkError>>;

@@ -419,6 +419,9 @@ pub trait QueuePair: Send + 'static {
         self.poll_event(cx)
     }
 
+    /// Nobody waits in the set any more.
+    fn leave_set(&mut self) {}
+
     /// Moves the queue pair to the error state: everything outstanding will flush.
     fn fail(&mut self);
 }

@@ -41,7 +41,8 @@ pub(crate) enum Helped {
     No,
     /// It has polled for a while. Who still has to wait says so by [`Conn::end_help`].
     Looked,
-    /// It has polled for all, and something has come for some: it goes on once those have run.
+    /// It has polled for all, and something has come for some; or it goes round: it goes on once those have run,
+    /// or have looked elsewhere.
     Scouted,
     /// It polls next time: first others have a turn on its thread ([`let_others_run`]).
     OthersTurn,

@@ -1,7 +1,7 @@
 //! One connection, shared by all its calls.
 
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Waker;
 use std::time::Instant;
 
@@ -10,6 +10,7 @@ use spin::mutex::{SpinMutex, SpinMutexGuard};
 
 use super::cell::Cell;
 use super::conn::{Begun, Conn, Helped, OpenRequest, Watch};
+use super::counts::{Counts, Poller};
 use super::job::{Job, OwnedOpen};
 use super::owner::{Failure, Owner};
 use super::progress::Progress;
@@ -22,13 +23,6 @@ use crate::status::Status;
 
 /// So many bytes of a message count as one more frame that waits for a flush.
 const BYTES_OF_A_FRAME: usize = 4096;
-
-/// Who may poll the link in place: no caller, the only one, one of those on other threads.
-mod poller {
-    pub(super) const NONE: u8 = 0;
-    pub(super) const ONLY_CALLER: u8 = 1;
-    pub(super) const SCOUT: u8 = 2;
-}
 
 thread_local! {
     /// The connection whose handlers this thread is running in place, by address; 0: none.
@@ -43,18 +37,12 @@ thread_local! {
 pub(crate) struct Connection<L> {
     /// Somebody has left a job since the owner last looked.
     left: AtomicBool,
-    /// Who may poll in place ([`poller`]), as far as was known when the lock was last let go.
-    poller: AtomicU8,
     /// The connection is over or takes no new calls.
     closed: AtomicBool,
     /// The link is one that can be looked at in place.
     in_place: bool,
     role: Role,
-    /// What the crowd's count has of this connection's calls: those that wait for what is likely to
-    /// come soon.
-    counted_calls: AtomicUsize,
-    /// The runtime's, once the driver runs there and where it polls.
-    crowd: OnceLock<Arc<Crowd>>,
+    pub(super) counts: Counts,
     progress: Progress,
     info: Arc<LinkInfo>,
     max_message_bytes: usize,
@@ -82,11 +70,9 @@ impl<L: Link> Connection<L> {
             owner: SpinMutex::new(Owner::new(session, link, progress.polls())),
             jobs: SegQueue::new(),
             left: AtomicBool::new(false),
-            poller: AtomicU8::new(poller::NONE),
             progress,
             closed: AtomicBool::new(false),
-            crowd: OnceLock::new(),
-            counted_calls: AtomicUsize::new(0),
+            counts: Counts::default(),
         }
     }
 
@@ -106,20 +92,16 @@ impl<L: Link> Connection<L> {
     /// Whether a caller that waits had better look for its answer itself: where others wait on the
     /// same threads, the drivers and the set poll for all of us.
     pub(super) fn may_help(&self) -> bool {
-        self.progress.polls() && self.is_for(poller::ONLY_CALLER) && !self.is_crowded()
+        self.progress.polls() && self.counts.is_for(Poller::OnlyCaller) && !self.is_crowded()
     }
 
     /// The same of a caller that polls for all, if it is one of those who may.
     pub(super) fn may_scout(&self) -> bool {
-        self.is_for(poller::SCOUT) && self.outsider().is_some() && !self.is_crowded()
-    }
-
-    fn is_for(&self, whom: u8) -> bool {
-        self.poller.load(Ordering::Relaxed) == whom
+        self.counts.is_for(Poller::Scout) && self.outsider().is_some() && !self.is_crowded()
     }
 
     pub(super) fn crowd(&self) -> Option<&Crowd> {
-        self.crowd.get().map(|crowd| &**crowd)
+        self.counts.crowd()
     }
 
     pub(super) fn patience(&self) -> Option<&Patience> {
@@ -128,29 +110,11 @@ impl<L: Link> Connection<L> {
 
     /// The driver runs among these.
     pub(crate) fn joins(&self, crowd: &Arc<Crowd>) {
-        // A connection has one driver.
-        let _ = self.crowd.set(Arc::clone(crowd));
+        self.counts.joins(crowd);
     }
 
-    /// Whether calls of other connections wait for their answers on the driver's threads, one for each
-    /// thread at least: then a caller that polls in place keeps somebody waiting.
     pub(super) fn is_crowded(&self) -> bool {
-        self.crowd.get().is_some_and(|crowd| {
-            let all = crowd.waiting_calls.load(Ordering::Relaxed);
-            all.saturating_sub(self.counted_calls.load(Ordering::Relaxed)) >= crowd.threads
-        })
-    }
-
-    /// The driver's word on how many calls wait for answers that are likely to come soon.
-    pub(super) fn count_calls(&self, calls: usize) {
-        let counted = self.counted_calls.load(Ordering::Relaxed);
-        if counted == calls {
-            return;
-        }
-        let Some(crowd) = self.crowd.get() else { return };
-        self.counted_calls.store(calls, Ordering::Relaxed);
-        // Wraps if there are fewer than before, as it is meant to.
-        crowd.waiting_calls.fetch_add(calls.wrapping_sub(counted), Ordering::Relaxed);
+        self.counts.is_crowded()
     }
 
     /// The lock, if it is free. Whoever has it may use the link, which disarms it: that is noted
@@ -180,11 +144,6 @@ impl<L: Link> Connection<L> {
         self.with_owner(|_| act()).expect("nobody else has it")
     }
 
-    /// Whether the crowd counts calls of this connection.
-    pub(super) fn is_counted(&self) -> bool {
-        self.counted_calls.load(Ordering::Relaxed) > 0
-    }
-
     /// Whether somebody has left something for the owner; to the owner, whether there is anything that
     /// this thread has left before it became that.
     pub(super) fn has_jobs(&self) -> bool {
@@ -212,23 +171,6 @@ impl<L: Link> Connection<L> {
         any
     }
 
-    /// What callers and the crowd are to know of the open calls.
-    #[inline]
-    fn note_calls(&self, owner: &Owner<L>) {
-        let open = owner.session.open_streams();
-        if self.is_counted() != (open > 0) {
-            self.count_calls(open);
-        }
-        let poller = match open {
-            1 => poller::ONLY_CALLER,
-            2.. if owner.scouting.is_possible() => poller::SCOUT,
-            _ => poller::NONE,
-        };
-        if !self.is_for(poller) {
-            self.poller.store(poller, Ordering::Relaxed);
-        }
-    }
-
     /// Lets the lock go, and looks after jobs that were left in the meantime.
     fn let_go<'a>(&'a self, mut owner: SpinMutexGuard<'a, Owner<L>>) {
         loop {
@@ -237,7 +179,7 @@ impl<L: Link> Connection<L> {
             }
             if self.role == Role::Client {
                 owner.see_to_scout();
-                self.note_calls(&owner);
+                self.counts.note(&owner);
             }
             owner.look_after_sleeper(|| self.is_crowded());
             drop(owner);

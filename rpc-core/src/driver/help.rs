@@ -31,6 +31,9 @@ impl<L: Link> Connection<L> {
             self.end_help();
             return Helped::No;
         }
+        if self.in_rounds() {
+            return self.help_in_round(cell);
+        }
         let (mut passes, mut refusals) = (0, 0);
         while passes < HELP_PASSES && refusals < MOST_REFUSALS {
             let looked =
@@ -87,8 +90,13 @@ impl<L: Link> Owner<L> {
     /// A look and a pass of a caller. `false`: what comes only the runtime brings, and that is the driver's
     /// to wait for.
     pub(super) fn look_in_place(&mut self, others: impl Fn() -> bool) -> bool {
-        self.help_passes = self.help_passes.saturating_add(1);
         self.wait_for_news(others);
+        self.look_once()
+    }
+
+    /// The same without waiting for anything.
+    pub(super) fn look_once(&mut self) -> bool {
+        self.help_passes = self.help_passes.saturating_add(1);
         let goes_on = self.link.as_mut().is_none_or(|link| link.fetch());
         self.pass(&mut |_, _| None);
         goes_on
@@ -104,14 +112,19 @@ impl<L: Link> Owner<L> {
     }
 
     /// Whether the driver may leave the link to a caller that polls it; then it is woken when
-    /// the caller stops, or when there is something for the driver.
-    pub(super) fn nap(&mut self, driver: &Waker, crowded: bool) -> bool {
-        let helped = std::mem::take(&mut self.help_passes) > 0;
+    /// the caller stops, or when there is something for the driver. `early`: its last nap is not over, and what has
+    /// come, which wakes it too, the caller looks for.
+    pub(super) fn nap(&mut self, driver: &Waker, crowded: bool, early: bool) -> bool {
+        let helped = early && self.naps || std::mem::take(&mut self.help_passes) > 0;
         if !helped {
             self.scouting.forget();
         }
         let may = helped && !crowded && !self.needs_driver();
+        if may && let Some(link) = &mut self.link {
+            link.leave_set();
+        }
         self.napper = may.then(|| driver.clone());
+        self.naps = may;
         may
     }
 
@@ -123,6 +136,7 @@ impl<L: Link> Owner<L> {
     }
 
     pub(super) fn wake_napper(&mut self) {
+        self.naps = false;
         if let Some(napper) = self.napper.take() {
             napper.wake();
         }

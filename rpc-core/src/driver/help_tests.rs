@@ -171,10 +171,10 @@ fn a_driver_that_polls_gives_way_to_a_caller_on_another_thread() {
             while !client.has_jobs() {
                 std::thread::yield_now();
             }
-            assert!(!owner.nap(Waker::noop(), false), "it does not know of the caller yet");
+            assert!(!owner.nap(Waker::noop(), false, false), "it does not know of the caller yet");
         });
     });
-    assert_eq!(client.with_owner(|owner| owner.nap(Waker::noop(), false)), Some(true));
+    assert_eq!(client.with_owner(|owner| owner.nap(Waker::noop(), false, false)), Some(true));
 }
 
 /// Each call that is sent by itself costs a system call on a socket, and may wake the peer.

@@ -27,6 +27,7 @@ pub(crate) mod cell;
 mod clock;
 mod conn;
 mod connection;
+mod counts;
 mod help;
 #[cfg(test)]
 pub(crate) mod help_tests;
@@ -35,6 +36,7 @@ mod owner;
 mod portion;
 mod progress;
 mod pulls;
+mod rounds;
 mod scout;
 #[cfg(test)]
 mod scout_tests;

@@ -125,6 +125,8 @@ pub(crate) trait Arrivals: Send + 'static {
 pub(super) struct Owner<L> {
     /// It sleeps.
     pub(super) asleep: bool,
+    /// It leaves the link to a caller, until that stops or its nap is over.
+    pub(super) naps: bool,
     /// Nobody has touched the link since the sleeper armed it.
     pub(super) armed: bool,
     /// A call was opened, or more of a stream was sent, since the driver last looked.
@@ -172,6 +174,8 @@ pub(super) struct Owner<L> {
     pub(super) alarm: Option<Instant>,
     /// Since when nothing but those is left.
     only_bulks_since: Option<Instant>,
+    /// Looks in a row of callers that go round which brought nothing.
+    pub(super) looks_in_vain: usize,
     pub(super) scouting: Scouting,
     pub(super) calls: Calls,
     pub(super) session: Session,
@@ -193,10 +197,12 @@ impl<L: Link> Owner<L> {
             link_failed: false,
             sleeper: None,
             asleep: false,
+            naps: false,
             armed: false,
             sleeps_in: None,
             napper: None,
             help_passes: 0,
+            looks_in_vain: 0,
             scouting: Scouting::default(),
             asked: false,
             streamed: false,
@@ -390,7 +396,7 @@ impl<L: Link> Owner<L> {
         true
     }
 
-    fn wake_sleeper(&mut self) {
+    pub(super) fn wake_sleeper(&mut self) {
         self.asleep = false;
         if let Some(sleeper) = &self.sleeper {
             sleeper.wake_by_ref();

@@ -67,6 +67,11 @@ impl Scouting {
         !self.others
     }
 
+    /// Whether they all are of other threads than the runtime's.
+    pub(super) fn is_outside(&self) -> bool {
+        self.outsider.is_some() && !self.others
+    }
+
     /// Whether a caller polls for all that are open.
     pub(super) fn is_on(&self) -> bool {
         self.scout.is_some() && !self.others
@@ -108,6 +113,13 @@ impl<L: Link> Connection<L> {
     pub(super) fn scout_in_place(&self, cell: &Cell) -> Helped {
         if !self.may_scout() {
             return Helped::No;
+        }
+        if self.in_rounds() {
+            let id = cell.id();
+            let scouts = self.with_owner(|owner| {
+                id.is_some_and(|id| owner.scouting.is_scout(id, || self.scouting_may_pay()))
+            });
+            return if scouts == Some(false) { Helped::No } else { self.help_in_round(cell) };
         }
         let patience = self.patience();
         let (mut passes, mut refusals) = (0, 0);

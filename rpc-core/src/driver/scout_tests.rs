@@ -45,7 +45,7 @@ fn callers<const N: usize>(pair: &Pair) -> [Caller; N] {
 /// Whether the driver, which looks now, leaves the link to a caller.
 fn naps(pair: &Pair, driver: &Arc<Woken>) -> bool {
     let waker = Waker::from(Arc::clone(driver));
-    pair.client.with_owner(|owner| owner.nap(&waker, false)).expect("nobody has it")
+    pair.client.with_owner(|owner| owner.nap(&waker, false, false)).expect("nobody has it")
 }
 
 #[test]

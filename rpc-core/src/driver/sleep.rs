@@ -53,7 +53,11 @@ impl Alarm {
 impl<L: Link, A: Arrivals> Driver<L, A> {
     /// A caller polls the link, and wakes us when it stops; lest it forgets, so does the alarm.
     pub(super) fn nap(&mut self, cx: &mut Context<'_>) {
-        self.alarm.reset(now() + NAP);
+        let now = now();
+        if self.nap_end <= now {
+            self.nap_end = now + NAP * self.connection.naps_together();
+        }
+        self.alarm.reset(self.nap_end);
         self.alarm_moved = true;
         if self.alarm.poll(cx).is_ready() {
             cx.waker().wake_by_ref();
@@ -67,7 +71,7 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
         let Driver { alarm, set, .. } = self;
         let set = set.as_ref().filter(|_| in_set);
         let alarm_moved = std::mem::take(&mut self.alarm_moved);
-        let (counted, last_turn) = (self.connection.is_counted(), self.now);
+        let (counted, last_turn) = (self.connection.counts.is_counted(), self.now);
         let armed = self.connection.with_owner(|owner| {
             // Calls rely on us to flush what they committed while we were awake.
             owner.settle_or_fail();

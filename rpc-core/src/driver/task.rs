@@ -97,6 +97,8 @@ pub(crate) struct Driver<L: Link, A> {
     /// How the connection ended; its link is being closed.
     pub(super) closing: Option<Ended>,
     client: bool,
+    /// When its last nap ends.
+    pub(super) nap_end: Instant,
     /// A nap has moved the alarm.
     pub(super) alarm_moved: bool,
     /// How often in a row the connection was found taken.
@@ -136,7 +138,7 @@ impl<L: Link, A> Driver<L, A> {
         {
             self.awake = awake;
             if !awake {
-                self.connection.count_calls(0);
+                self.connection.counts.count_calls(0);
             }
             if awake {
                 set.crowd().awake.fetch_add(1, Ordering::Relaxed);
@@ -176,6 +178,7 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
             last_call: now,
             last_look: now,
             closing: None,
+            nap_end: now,
             alarm_moved: false,
             refused: 0,
             set,
@@ -195,6 +198,7 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
         let (stale, told) = (self.now_is_stale, self.told.take());
         let was_asleep = !self.client && self.slept_at.is_some() && !self.undated_news;
         let alone = self.set.is_some() && !self.is_one_of_many();
+        let nap_end = self.nap_end;
         let Driver { client, connection, arrivals, batch, set, quiet_passes, pulls_wait, .. } =
             self;
         let waits = *quiet_passes > 0 && set.as_ref().is_some_and(PollSet::is_alone);
@@ -224,6 +228,7 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
             sending = owner.session.is_sending();
             *pulls_wait = owner.session.has_bulks();
             fresh = owner.clock.fresh();
+            let early = owner.clock.last() < nap_end;
             if let Some(status) = &owner.dead {
                 return Turn::Over(Ended::Failed(status.clone()));
             }
@@ -239,7 +244,7 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
                     Turn::Delivered(owner.received)
                 }
                 (_, true) => Turn::News,
-                (_, false) if owner.nap(driver, connection.is_crowded()) => Turn::Nap,
+                (_, false) if owner.nap(driver, connection.is_crowded(), early) => Turn::Nap,
                 (_, false) => Turn::Quiet,
             }
         })?;
@@ -291,7 +296,7 @@ impl<L: Link, A: Arrivals> Driver<L, A> {
         }
         // Streams that only listen for what seldom comes do not count.
         let lively = self.now.duration_since(self.last_call) < LIVELY;
-        self.connection.count_calls(if lively { open_calls } else { 0 });
+        self.connection.counts.count_calls(if lively { open_calls } else { 0 });
     }
 
     /// Whether the driver polled in vain and then slept hardly at all: as if the news had waited for that.

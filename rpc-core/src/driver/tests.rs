@@ -40,6 +40,7 @@ pub(crate) struct Rigged {
     /// As a socket is not.
     pub(super) in_place: bool,
     pub(super) flushes_early: bool,
+    pub(super) at_leave_set: Box<dyn FnMut() + Send>,
     /// What a caller's look finds out, on a socket.
     pub(super) at_fetch: Box<dyn FnMut() -> bool + Send>,
 }
@@ -56,6 +57,7 @@ impl Rigged {
             turns_left: 0,
             in_place: true,
             flushes_early: true,
+            at_leave_set: Box::new(|| {}),
             at_fetch: Box::new(|| true),
         }
     }
@@ -151,6 +153,10 @@ impl Link for Rigged {
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LinkError>> {
         self.link.poll_ready(cx)
+    }
+
+    fn leave_set(&mut self) {
+        (self.at_leave_set)();
     }
 
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LinkError>> {
@@ -440,9 +446,9 @@ async fn a_caller_polls_in_place_only_where_it_keeps_nobody_waiting() {
     while one.help(&cell) != Helped::No {}
     let rest = || while !set.crowd().patience.may_try() {};
     rest();
-    other.count_calls(1);
+    other.counts.count_calls(1);
     assert_eq!(one.help(&cell), Helped::No, "a call elsewhere waits for the same thread");
-    other.count_calls(0);
+    other.counts.count_calls(0);
     let waiting: Vec<_> = (0..3).map(|_| connect()).collect();
     for (connection, _) in &waiting {
         connection.joins(set.crowd());
@@ -454,8 +460,8 @@ async fn a_caller_polls_in_place_only_where_it_keeps_nobody_waiting() {
         Helped::No,
         "a call counts from its beginning, before any driver has run"
     );
-    waiting.iter().for_each(|(connection, _)| connection.count_calls(0));
-    one.count_calls(100);
+    waiting.iter().for_each(|(connection, _)| connection.counts.count_calls(0));
+    one.counts.count_calls(100);
     rest();
     assert_ne!(one.help(&cell), Helped::No, "its own connection's calls are not others'");
     let _second = one.open(&unary(&metadata, &message), None).cell;
@@ -509,16 +515,18 @@ fn a_driver_naps_while_a_caller_polls_and_is_woken_when_it_is_needed() {
     let (mut owner, _far) = failing(usize::MAX);
     let woken = Arc::new(Woken::default());
     let (waker, times) = (Waker::from(Arc::clone(&woken)), || woken.0.load(Ordering::Relaxed));
-    assert!(!owner.nap(&waker, false), "nobody polls");
+    assert!(!owner.nap(&waker, false, false), "nobody polls");
     owner.help_passes = 3;
-    assert!(!owner.nap(&waker, true), "others wait");
+    assert!(!owner.nap(&waker, true, false), "others wait");
     owner.help_passes = 3;
-    assert!(owner.nap(&waker, false));
+    assert!(owner.nap(&waker, false, false));
+    assert!(owner.nap(&waker, false, true), "what has come woke it before its time");
     assert_eq!(times(), 0);
     owner.end_help();
     assert_eq!(times(), 1, "the caller has stopped");
+    assert!(!owner.nap(&waker, false, true), "that was the end of its nap");
     owner.help_passes = 3;
-    assert!(owner.nap(&waker, false));
+    assert!(owner.nap(&waker, false, false));
     let _first = owner.open(&unary(&metadata, &message), None, None).0;
     owner.look_after_sleeper(|| false);
     assert_eq!(times(), 1, "the caller's own call");

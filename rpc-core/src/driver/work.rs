@@ -230,7 +230,7 @@ impl<L: Link> Owner<L> {
         }
         let done = match job {
             Job::Wake(waker) => {
-                if !self.nap(&waker, false) {
+                if !self.nap(&waker, false, false) {
                     waker.wake();
                 }
                 Ok(())

@@ -485,6 +485,10 @@ impl QueuePair for IbvQueuePair {
         self.failure.clone()
     }
 
+    fn leave_set(&mut self) {
+        self.watched.leave();
+    }
+
     fn poll_event_in(
         &mut self,
         cx: &mut Context<'_>,

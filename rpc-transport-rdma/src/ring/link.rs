@@ -402,6 +402,10 @@ impl<Q: QueuePair> Link for RingLink<Q> {
         self.wait_ready(cx, Some(set))
     }
 
+    fn leave_set(&mut self) {
+        self.queue_pair.leave_set();
+    }
+
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LinkError>> {
         self.wait_closed(cx)
     }

@@ -397,6 +397,10 @@ impl QueuePair for ShmQueuePair {
         self.watched.source().expect([ring.address(arrives), staging.address(staged), told]);
     }
 
+    fn leave_set(&mut self) {
+        self.watched.leave();
+    }
+
     fn poll_event_in(
         &mut self,
         cx: &mut std::task::Context<'_>,

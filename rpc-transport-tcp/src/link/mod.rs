@@ -346,6 +346,10 @@ impl Link for TcpLink {
         ready
     }
 
+    fn leave_set(&mut self) {
+        self.waits.leave();
+    }
+
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LinkError>> {
         loop {
             self.flush()?;

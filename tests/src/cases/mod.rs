@@ -54,6 +54,7 @@ macro_rules! case_list {
             full_windows_of_many_streams asks_and_never_reads;
         wire: cut_at_any_byte silent_at_any_byte;
         impostor: other_protocols silence hang_up refusal oversized_reply unasked_transport;
+        progress: from_main;
     } };
     (processes $then:ident $($with:tt)*) => { $crate::$then! { $($with)*
         crash: killed_server killed_client stopped_server stopped_client;

@@ -1,12 +1,13 @@
 //! How a connection waits for news: each mode does the same.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use futures_util::future::try_join_all;
 use rdma_rpc::config::Progress;
 
 use super::flow::flood;
 use super::support::{at_once, exchange, next, output, over, within};
-use crate::harness::{Place, Tuning, World};
+use crate::harness::{Place, Tuning, World, allowed};
 use crate::proto::test_service_client::TestServiceClient;
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -107,5 +108,34 @@ pub async fn single_thread(place: Place) {
             });
         });
         within(MINUTE, "one thread", whole).await.unwrap();
+    }
+}
+
+/// Calls on several connections, awaited together on a thread that is none of its runtime's: they go round among
+/// the connections. A wake that was lost would be made good by a timer, after ten seconds.
+pub async fn from_main(place: Place) {
+    const SLOW: Duration = Duration::from_secs(5);
+    for connections in [2, 8, 40] {
+        let whole = tokio::task::spawn_blocking(move || {
+            let mut builder = tokio::runtime::Builder::new_multi_thread();
+            let runtime = builder.worker_threads(2).enable_all().build().expect("a runtime starts");
+            runtime.block_on(async {
+                let world = place.world().await;
+                let clients: Vec<_> =
+                    (0..connections).map(|_| TestServiceClient::new(world.new_channel())).collect();
+                for round in 0..200 {
+                    if round % 40 == 0 {
+                        // The drivers fall asleep.
+                        tokio::time::sleep(Duration::from_millis(30)).await;
+                    }
+                    let calls = clients.iter().cycle().take(1 << (round % 8));
+                    let begin = Instant::now();
+                    try_join_all(calls.map(|client| exchange(client, 30, 40))).await.unwrap();
+                    let took = begin.elapsed();
+                    assert!(round == 0 || took < allowed(SLOW), "round {round} took {took:?}");
+                }
+            });
+        });
+        within(MINUTE, "calls from main", whole).await.unwrap();
     }
 }

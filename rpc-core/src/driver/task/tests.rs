@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::*;
 use crate::client::Nothing;
 use crate::driver::owner::Owner;
-use crate::driver::tests::{Rigged, unary};
+use crate::driver::tests::{Rigged, Woken, unary};
 use crate::driver::{Conn, OpenRequest, Progress};
 use crate::link::FrameSink;
 use crate::memory::{MemoryConfig, pair};
@@ -328,4 +328,26 @@ async fn what_a_stream_sends_before_the_driver_looks_again_leaves_then_but_for_t
             assert_eq!([(send(), arrived()).1, (send(), arrived()).1], [1, 0], "{what}: again");
         }
     }
+}
+
+/// A caller may stop without a word.
+#[tokio::test(start_paused = true)]
+async fn a_nap_ends_by_its_alarm_whatever_that_was_set_to_meanwhile() {
+    let (link, _far) = pair(MemoryConfig::default());
+    let (role, config) = (Role::Client, SessionConfig::default());
+    let connection = Arc::new(Connection::new(role, config, Progress::default(), link, now()));
+    let mut driver = Driver::new(connection, Nothing);
+    let woken = Arc::new(Woken::default());
+    let waker = Waker::from(Arc::clone(&woken));
+    let mut cx = Context::from_waker(&waker);
+    driver.nap(&mut cx);
+    let end = driver.nap_end;
+    // The caller stops, the driver falls asleep, and there is another.
+    assert!(driver.poll_sleep(&mut cx, false).is_pending());
+    driver.nap(&mut cx);
+    assert_eq!(driver.nap_end, end, "it is the same nap");
+    tokio::time::sleep_until((end + Duration::from_millis(1)).into()).await;
+    assert_eq!(woken.0.load(Ordering::Relaxed), 1);
+    driver.nap(&mut cx);
+    assert!(driver.nap_end > end);
 }
