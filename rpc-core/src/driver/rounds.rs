@@ -49,6 +49,9 @@ impl<L: Link> Connection<L> {
 
     /// How many times as long as else a driver naps.
     pub(super) fn naps_together(&self) -> u32 {
+        if !self.counts.is_outside() {
+            return 1;
+        }
         (self.connections_outside() / CONNECTIONS_A_NAP).clamp(1, MOST_NAPS) as u32
     }
 
@@ -61,8 +64,8 @@ impl<L: Link> Connection<L> {
             Some(Look::News) => _ = patience.inspect(|patience| patience.paid()),
             _ if cell.has_news() => _ = patience.inspect(|patience| patience.paid()),
             Some(Look::Nothing { looks_in_vain }) => pause(looks_in_vain),
-            // Whoever has it moves it along.
-            None => std::hint::spin_loop(),
+            // Whoever has it moves it along, and may have lost its CPU to this thread.
+            None => std::thread::yield_now(),
             Some(Look::InVain) => {
                 patience.inspect(|patience| patience.was_vain());
                 return Helped::Looked;
