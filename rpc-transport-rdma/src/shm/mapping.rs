@@ -1,8 +1,8 @@
 //! Mapped memory, and the only doors to it.
 //!
-//! Together with [`super::copy`] this is the unsafe room of the device. A [`Mapping`] is either
+//! Together with [`crate::copy`] this is the unsafe room of the device. A [`Mapping`] is either
 //! *exclusive* (no other process can write it: private memory, or a memfd sealed against further
-//! writers) or *shared*. Shared bytes leave and enter only by [`super::copy`] and as atomic
+//! writers) or *shared*. Shared bytes leave and enter only by [`crate::copy`] and as atomic
 //! words; slices exist of exclusive memory alone.
 //!
 //! Invariants the SAFETY comments name:
