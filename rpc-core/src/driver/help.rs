@@ -32,7 +32,7 @@ impl<L: Link> Connection<L> {
             return Helped::No;
         }
         if self.in_rounds() {
-            return self.help_in_round(cell);
+            return self.help_in_round(cell, |_| true);
         }
         let (mut passes, mut refusals) = (0, 0);
         while passes < HELP_PASSES && refusals < MOST_REFUSALS {

@@ -29,6 +29,8 @@ const MOST_NAPS: usize = 8;
 /// What a look has come to.
 #[derive(Debug, PartialEq, Eq)]
 enum Look {
+    /// Another looks, or the driver has to.
+    NotAllowed,
     News,
     Nothing {
         looks_in_vain: usize,
@@ -55,21 +57,31 @@ impl<L: Link> Connection<L> {
         (self.connections_outside() / CONNECTIONS_A_NAP).clamp(1, MOST_NAPS) as u32
     }
 
-    /// One look of a caller whose thread has calls on other connections as well: their callers are next.
-    pub(super) fn help_in_round(&self, cell: &Cell) -> Helped {
+    /// One look of a caller whose thread has calls on other connections as well: their callers are next. `may`: whether
+    /// it is this one's to look.
+    pub(super) fn help_in_round(
+        &self,
+        cell: &Cell,
+        may: impl FnOnce(&mut Owner<L>) -> bool,
+    ) -> Helped {
         let most = (LOOKS / self.connections_outside().max(1)).max(LEAST_LOOKS);
-        let look = self.with_owner(|owner| owner.look_in_round(most));
+        let look = self.with_owner(|owner| match may(owner) {
+            true => owner.look_in_round(most),
+            false => Look::NotAllowed,
+        });
         let patience = self.patience();
         match look {
-            Some(Look::News) => _ = patience.inspect(|patience| patience.paid()),
-            _ if cell.has_news() => _ = patience.inspect(|patience| patience.paid()),
-            Some(Look::Nothing { looks_in_vain }) => pause(looks_in_vain),
-            // Whoever has it moves it along, and may have lost its CPU to this thread.
-            None => std::thread::yield_now(),
+            Some(Look::NotAllowed) => return Helped::No,
+            _ if look == Some(Look::News) || cell.has_news() => {
+                patience.inspect(|patience| patience.paid());
+            }
             Some(Look::InVain) => {
                 patience.inspect(|patience| patience.was_vain());
                 return Helped::Looked;
             }
+            Some(Look::Nothing { looks_in_vain }) => pause(looks_in_vain),
+            // Whoever has it moves it along, and may have lost its CPU to this thread.
+            _ => std::thread::yield_now(),
         }
         Helped::Scouted
     }
@@ -79,10 +91,7 @@ impl<L: Link> Owner<L> {
     /// Nobody waits for the next look of this connection before others have looked at theirs. `most`: looks in vain.
     fn look_in_round(&mut self, most: usize) -> Look {
         self.clock.tick(false);
-        if self.unflushed > 0 {
-            // They waited for more to leave with, and no more comes.
-            self.settle_or_fail();
-        }
+        self.send_held();
         if self.asleep {
             // To nap: else the set or the kernel look as well.
             self.wake_sleeper();
@@ -112,6 +121,7 @@ mod tests {
     use super::*;
     use crate::crowd::Crowd;
     use crate::driver::help_tests::Pair;
+    use crate::driver::owner::Failure;
     use crate::driver::tests::Woken;
     use crate::driver::{Begun, Conn, Watch};
 
@@ -207,7 +217,7 @@ mod tests {
     fn a_connection_that_is_over_counts_no_longer() {
         let crowd = Crowd::new(2, true);
         let [(first, one), (_second, _)] = pairs(&crowd);
-        first.client.with_owner(|owner| owner.fail(super::super::owner::Failure::Abandoned));
+        first.client.with_owner(|owner| owner.fail(Failure::Abandoned));
         assert!(one.has_failed());
         assert_eq!((outside(&crowd), crowd.waiting_calls.load(Ordering::Relaxed)), (1, 0));
     }

@@ -114,23 +114,19 @@ impl<L: Link> Connection<L> {
         if !self.may_scout() {
             return Helped::No;
         }
+        let is_scout = |owner: &mut Owner<L>| {
+            cell.id().is_some_and(|id| owner.scouting.is_scout(id, || self.scouting_may_pay()))
+        };
         if self.in_rounds() {
-            let id = cell.id();
-            let scouts = self.with_owner(|owner| {
-                id.is_some_and(|id| owner.scouting.is_scout(id, || self.scouting_may_pay()))
-            });
-            return if scouts == Some(false) { Helped::No } else { self.help_in_round(cell) };
+            return self.help_in_round(cell, is_scout);
         }
         let patience = self.patience();
         let (mut passes, mut refusals) = (0, 0);
         while passes < HELP_PASSES && refusals < MOST_REFUSALS {
             let begins = passes == 0;
-            let scouted = self.with_owner(|owner| {
-                let id = cell.id();
-                match id.is_some_and(|id| owner.scouting.is_scout(id, || self.scouting_may_pay())) {
-                    true => owner.scout_once(begins, || self.has_jobs()),
-                    false => Scouted::NotAllowed,
-                }
+            let scouted = self.with_owner(|owner| match is_scout(owner) {
+                true => owner.scout_once(begins, || self.has_jobs()),
+                false => Scouted::NotAllowed,
             });
             match scouted {
                 Some(Scouted::NotAllowed) => return Helped::No,
@@ -160,10 +156,7 @@ impl<L: Link> Owner<L> {
     /// One pass for all. `others`: somebody else wants the connection.
     fn scout_once(&mut self, begins: bool, others: impl Fn() -> bool) -> Scouted {
         self.clock.tick(begins);
-        if self.unflushed > 0 {
-            // They waited for more to leave with, and no more comes.
-            self.settle_or_fail();
-        }
+        self.send_held();
         let goes_on = self.look_in_place(others);
         if self.received > 0 || self.dead.is_some() {
             Scouted::News
@@ -171,6 +164,13 @@ impl<L: Link> Owner<L> {
             Scouted::Nothing
         } else {
             Scouted::InVain
+        }
+    }
+
+    /// Calls have waited for more to leave with, and no more comes.
+    pub(super) fn send_held(&mut self) {
+        if self.unflushed > 0 {
+            self.settle_or_fail();
         }
     }
 

@@ -89,7 +89,7 @@ impl<Q: QueuePair> RingLink<Q> {
     pub(super) fn copy_out_burst(&mut self) -> Result<bool, LinkError> {
         let Some(burst) = fifo::pop_front(&mut self.receiver.arrived) else { return Ok(false) };
         if burst.len_bytes > SHORT_ANSWER_BYTES as u64 {
-            self.fetch_for_answers(ANSWERS_BYTES);
+            self.fetch_ahead(ANSWERS_BYTES);
         }
         let checked = self.copy_out(burst);
         self.ending(checked)?;

@@ -364,7 +364,7 @@ impl<Q: QueuePair> Link for RingLink<Q> {
         if self.queue_pair.may_have_completions() {
             let receiver = &self.receiver;
             receiver.ring.prefetch(receiver.credits.next_offset());
-            self.fetch_for_answers(SHORT_ANSWER_BYTES);
+            self.fetch_ahead(SHORT_ANSWER_BYTES);
             return true;
         }
         self.holds_news()

@@ -136,10 +136,10 @@ impl<Q: QueuePair> RingLink<Q> {
         });
     }
 
-    /// Something has come: fetches so much of where what answers it may go. That was fetched when the last
-    /// burst had left, but the peer's processor, which reads one burst, has fetched on its own what lies behind it.
+    /// Fetches the place of the next burst, so much of it. Once when the last one has left, and again when
+    /// something has come: the peer's processor, which reads one burst, fetches on its own what lies behind it.
     #[inline]
-    pub(super) fn fetch_for_answers(&self, most_bytes: usize) {
+    pub(super) fn fetch_ahead(&self, most_bytes: usize) {
         let sender = &self.sender;
         let ahead = sender.staging.ahead(sender.fill_limit());
         sender.region.will_write(ahead.offset, ahead.len_bytes.min(most_bytes));
@@ -151,9 +151,7 @@ impl<Q: QueuePair> RingLink<Q> {
         if self.waits_in_set {
             return self.expect();
         }
-        let sender = &self.sender;
-        let ahead = sender.staging.ahead(sender.fill_limit());
-        sender.region.will_write(ahead.offset, ahead.len_bytes);
+        self.fetch_ahead(usize::MAX);
     }
 
     pub(super) fn wait_ready(
