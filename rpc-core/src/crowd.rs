@@ -12,6 +12,8 @@ pub(crate) struct Crowd {
     pub(crate) threads: usize,
     /// They are its own: whoever calls `block_on` is on another.
     pub(crate) threads_apart: bool,
+    /// Connections whose drivers run there.
+    pub(crate) members: AtomicUsize,
     /// Connections that poll, by themselves or in the set; not those asleep in the kernel.
     pub(crate) awake: AtomicUsize,
     /// Calls that wait for their answer.
@@ -27,6 +29,7 @@ impl Crowd {
         Arc::new(Crowd {
             threads,
             threads_apart,
+            members: AtomicUsize::new(0),
             awake: AtomicUsize::new(0),
             waiting_calls: AtomicUsize::new(0),
             outside: AtomicUsize::new(0),

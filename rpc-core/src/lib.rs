@@ -25,6 +25,7 @@ pub mod extensions;
 #[allow(unsafe_code)]
 mod lend;
 pub mod link;
+mod link_handle;
 pub mod memory;
 pub mod metadata;
 mod others;

@@ -2,14 +2,13 @@
 //! time together, in one frame. A stream that is always ready at once, but slow, has its messages
 //! sent when a frame is full or a turn is over, not one by one.
 
-use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use prost::Message;
 
 use crate::codec::ProstMessage;
 use crate::driver::Conn;
-use crate::driver::cell::Cell;
+use crate::driver::cell::SharedCell;
 use crate::session::{Batch, Encode, StreamId};
 use crate::status::Status;
 
@@ -59,7 +58,7 @@ impl<M: Message> Outbox<M> {
         &mut self,
         cx: &mut Context<'_>,
         conn: &dyn Conn,
-        cell: &Arc<Cell>,
+        cell: &SharedCell,
         poll_next: impl FnMut(&mut Context<'_>) -> Poll<Option<Result<M, Status>>>,
     ) -> Poll<Sent> {
         let poll = self.poll_turn(cx, conn, cell, poll_next);
@@ -73,7 +72,7 @@ impl<M: Message> Outbox<M> {
         &mut self,
         cx: &mut Context<'_>,
         conn: &dyn Conn,
-        cell: &Arc<Cell>,
+        cell: &SharedCell,
         mut poll_next: impl FnMut(&mut Context<'_>) -> Poll<Option<Result<M, Status>>>,
     ) -> Poll<Sent> {
         for _ in 0..MESSAGES_PER_TURN {
@@ -125,7 +124,7 @@ impl<M: Message> Outbox<M> {
         &mut self,
         conn: &dyn Conn,
         id: StreamId,
-        cell: &Arc<Cell>,
+        cell: &SharedCell,
         message: M,
     ) -> Result<(), Status> {
         let encode = ProstMessage::new(&message, self.limit_bytes)?;
@@ -141,7 +140,7 @@ impl<M: Message> Outbox<M> {
         Ok(())
     }
 
-    fn send_batch(&mut self, conn: &dyn Conn, id: StreamId, cell: &Arc<Cell>) {
+    fn send_batch(&mut self, conn: &dyn Conn, id: StreamId, cell: &SharedCell) {
         if self.batch.is_empty() {
             return;
         }

@@ -9,6 +9,7 @@ use futures_core::Stream;
 
 use crate::extensions::Extensions;
 use crate::link::LinkInfo;
+use crate::link_handle::LinkHandle;
 use crate::metadata::MetadataMap;
 
 /// A message (or a stream of messages) with metadata, a time limit, and extensions.
@@ -35,12 +36,12 @@ pub struct Request<T> {
 struct Context {
     timeout: Option<Duration>,
     deadline: Option<Instant>,
-    link: Option<Arc<LinkInfo>>,
+    link: LinkHandle,
 }
 
 impl Context {
     fn is_empty(&self) -> bool {
-        self.timeout.is_none() && self.deadline.is_none() && self.link.is_none()
+        self.timeout.is_none() && self.deadline.is_none() && self.link.get().is_none()
     }
 }
 
@@ -135,7 +136,7 @@ impl<T> Request<T> {
 
     /// At the server, the client's address, as far as the transport knows it.
     pub fn peer(&self) -> Option<&str> {
-        let peer = self.context.link.as_ref()?.peer.as_str();
+        let peer = self.context.link.get()?.peer.as_str();
         if peer.is_empty() { None } else { Some(peer) }
     }
 
@@ -146,7 +147,7 @@ impl<T> Request<T> {
 
     /// At the server, what the request came over: transport, device and peer.
     pub fn link_info(&self) -> Option<&LinkInfo> {
-        self.context.link.as_deref()
+        self.context.link.get()
     }
 
     /// The extensions: values for interceptors and handlers in this process.
@@ -178,9 +179,9 @@ impl<T> Request<T> {
         metadata: MetadataMap,
         timeout: Option<Duration>,
         deadline: Option<Instant>,
-        link: Arc<LinkInfo>,
+        link: &Arc<LinkInfo>,
     ) -> Request<T> {
-        let context = Context { timeout, deadline, link: Some(link) };
+        let context = Context { timeout, deadline, link: LinkHandle::of(link) };
         Request { metadata, extensions: Extensions::new(), context, message }
     }
 }
@@ -263,7 +264,7 @@ mod tests {
         let (now, limit) = (Instant::now(), Duration::from_secs(3));
         let link = Arc::new(LinkInfo::new("tcp", "eth0", "127.0.0.1:7400"));
         let none = MetadataMap::new();
-        let mut request = Request::arrived(1u8, none, Some(limit), Some(now + limit), link);
+        let mut request = Request::arrived(1u8, none, Some(limit), Some(now + limit), &link);
         request.metadata_mut().insert("k", "v".parse().unwrap());
         request.extensions_mut().insert("mine");
 
@@ -287,7 +288,7 @@ mod tests {
         let mut request = Request::new(());
         assert_eq!(request.peer(), None);
         assert_eq!(request.remote_addr(), None);
-        let from = |link| Request::arrived((), MetadataMap::new(), None, None, Arc::new(link));
+        let from = |link| Request::arrived((), MetadataMap::new(), None, None, &Arc::new(link));
         request = from(LinkInfo::default());
         assert_eq!(request.peer(), None);
         request = from(LinkInfo::new("shm", "", "pid 7"));
@@ -305,7 +306,7 @@ mod tests {
         request.set_timeout(Duration::MAX);
         assert_eq!(request.call_deadline(now), None);
         let (none, link) = (MetadataMap::new(), Arc::default());
-        request = Request::arrived((), none, Some(2 * second), Some(now + second), link);
+        request = Request::arrived((), none, Some(2 * second), Some(now + second), &link);
         assert_eq!(request.call_deadline(now), Some(now + second));
         request.set_timeout(second / 2);
         assert_eq!(request.call_deadline(now), Some(now + second / 2));

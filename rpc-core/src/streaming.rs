@@ -13,7 +13,7 @@ use prost::Message;
 use crate::codec::decode;
 use crate::driver::Conn;
 use crate::driver::body::View;
-use crate::driver::cell::{Cell, Fetched, Next};
+use crate::driver::cell::{Fetched, Next, SharedCell};
 use crate::metadata::MetadataMap;
 use crate::session::CANCELLED;
 use crate::status::Status;
@@ -25,7 +25,7 @@ use crate::status::Status;
 /// (`stream_window_bytes`) is full.
 pub struct Streaming<T> {
     conn: Arc<dyn Conn>,
-    cell: Arc<Cell>,
+    cell: SharedCell,
     /// Messages that are here already.
     fetched: Fetched,
     path: Arc<str>,
@@ -51,7 +51,7 @@ pub(crate) enum Side {
 impl<T> Streaming<T> {
     pub(crate) fn new(
         conn: Arc<dyn Conn>,
-        cell: Arc<Cell>,
+        cell: SharedCell,
         path: impl Into<Arc<str>>,
         side: Side,
     ) -> Streaming<T> {

@@ -12,7 +12,7 @@ use tokio::time::Sleep;
 use super::connection::Held;
 use crate::codec::decode_into;
 use crate::driver::body::View;
-use crate::driver::cell::Cell;
+use crate::driver::cell::{Cell, SharedCell};
 use crate::driver::{Begun, Conn, Helped, OpenRequest, Watch, now};
 use crate::metadata::MetadataMap;
 use crate::request::Request;
@@ -57,7 +57,7 @@ pub(super) struct Opening<'a> {
 /// A call under way. Dropped before its end, it is cancelled at the server.
 pub(super) struct Call<'a> {
     connection: Held<'a>,
-    cell: Arc<Cell>,
+    cell: SharedCell,
     watch: Watch,
     /// Its messages come from a stream that was not over when this was looked at.
     sends: bool,
@@ -104,7 +104,7 @@ impl<'c> Call<'c> {
         self.connection.conn()
     }
 
-    pub(super) fn cell(&self) -> &Arc<Cell> {
+    pub(super) fn cell(&self) -> &SharedCell {
         &self.cell
     }
 
@@ -142,7 +142,7 @@ impl<'c> Call<'c> {
     ) -> Result<(MetadataMap, Streaming<T>), Status> {
         let headers = poll_fn(|cx| self.poll_wait(cx, false, Cell::poll_headers)).await?;
         self.over = true;
-        let (conn, cell) = (Arc::clone(self.conn()), Arc::clone(&self.cell));
+        let (conn, cell) = (Arc::clone(self.conn()), SharedCell::clone(&self.cell));
         Ok((headers, Streaming::new(conn, cell, path, Side::Client)))
     }
 
@@ -289,10 +289,10 @@ mod tests {
         let held = ClientConnection::new(Arc::clone(&pair.client) as Arc<dyn Conn>, "a test");
         let mut cx = Context::from_waker(Waker::noop());
         let mut call = Call::open(Held::Lent(&held), &opening(None), None);
-        let cell = Arc::clone(call.cell());
+        let cell = SharedCell::clone(call.cell());
         let mut stream = Streaming::<()>::new(
             Arc::clone(&pair.client) as Arc<dyn Conn>,
-            Arc::clone(&cell),
+            SharedCell::clone(&cell),
             METHOD.path,
             Side::Client,
         );

@@ -10,7 +10,7 @@ use futures_core::Stream;
 use prost::Message;
 
 use crate::driver::Conn;
-use crate::driver::cell::Cell;
+use crate::driver::cell::SharedCell;
 use crate::outbox::{Outbox, Sent};
 use crate::status::Status;
 
@@ -18,7 +18,7 @@ use crate::status::Status;
 /// is one of ours (a message that must not be sent), and the call must end with it.
 pub(super) async fn pump<M, S>(
     conn: Arc<dyn Conn>,
-    cell: Arc<Cell>,
+    cell: SharedCell,
     messages: S,
     limit_bytes: Option<usize>,
 ) -> Result<(), Status>

@@ -15,7 +15,7 @@ use super::pump::pump;
 use super::unary::Unary;
 use crate::codec::ProstMessage;
 use crate::driver::Conn;
-use crate::driver::cell::{Cell, End};
+use crate::driver::cell::{End, SharedCell};
 use crate::metadata::MetadataMap;
 use crate::request::Request;
 use crate::response::Response;
@@ -133,9 +133,9 @@ impl Client {
         S: Stream<Item = Req> + Send + 'static,
     {
         let mut call = self.open_streaming(method, &request).await?;
-        let (conn, cell) = (Arc::clone(call.conn()), Arc::clone(call.cell()));
+        let (conn, cell) = (Arc::clone(call.conn()), SharedCell::clone(call.cell()));
         let (messages, limit) = (request.into_inner(), self.limits.encode_bytes);
-        let pump = pump(Arc::clone(&conn), Arc::clone(&cell), messages, limit);
+        let pump = pump(Arc::clone(&conn), SharedCell::clone(&cell), messages, limit);
         let mut unsent = Some(Box::pin(pump));
         poll_fn(|cx| {
             if let Some(mut pump) = unsent.take() {
@@ -171,7 +171,7 @@ impl Client {
         S: Stream<Item = Req> + Send + 'static,
     {
         let call = self.open_streaming(method, &request).await?;
-        let (conn, cell) = (Arc::clone(call.conn()), Arc::clone(call.cell()));
+        let (conn, cell) = (Arc::clone(call.conn()), SharedCell::clone(call.cell()));
         let (messages, limit) = (request.into_inner(), self.limits.encode_bytes);
         let sending = Sending::new(&conn, &cell);
         tokio::spawn(sending.run_to_end(pump(conn, cell, messages, limit)));
@@ -232,13 +232,13 @@ impl Client {
 /// runtime that drops the task, must not leave the server waiting for the rest.
 struct Sending {
     conn: Arc<dyn Conn>,
-    cell: Arc<Cell>,
+    cell: SharedCell,
     over: bool,
 }
 
 impl Sending {
-    fn new(conn: &Arc<dyn Conn>, cell: &Arc<Cell>) -> Sending {
-        Sending { conn: Arc::clone(conn), cell: Arc::clone(cell), over: false }
+    fn new(conn: &Arc<dyn Conn>, cell: &SharedCell) -> Sending {
+        Sending { conn: Arc::clone(conn), cell: SharedCell::clone(cell), over: false }
     }
 
     async fn run_to_end(mut self, pump: impl Future<Output = Result<(), Status>>) {

@@ -2,13 +2,12 @@
 //! what each event of the session means to them.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::task::Waker;
 
 use bytes::Bytes;
 
 use super::body::{Around, Body, INLINE_BYTES};
-use super::cell::{Cell, End};
+use super::cell::{Cell, End, SharedCell};
 use super::clock::Clock;
 use super::job::OwnedOpen;
 use super::owner::{Arrival, ArrivalBatch, Arrived};
@@ -30,8 +29,8 @@ pub(super) struct Calls {
     /// The peer said GOAWAY.
     pub(super) going_away: bool,
     /// By slot.
-    pub(super) cells: Vec<Option<(StreamId, Arc<Cell>)>>,
-    pub(super) spare: VecDeque<Arc<Cell>>,
+    pub(super) cells: Vec<Option<(StreamId, SharedCell)>>,
+    pub(super) spare: VecDeque<SharedCell>,
     pub(super) batch: ArrivalBatch,
     /// Calls that wait for a free stream.
     pub(super) waiting: VecDeque<OwnedOpen>,
@@ -45,18 +44,18 @@ pub(super) struct Calls {
 
 impl Calls {
     /// A mailbox for a new stream, a used one if there is any. What comes into it wakes `reader`.
-    pub(super) fn new_cell(&mut self, id: StreamId, reader: Option<Waker>) -> Arc<Cell> {
+    pub(super) fn new_cell(&mut self, id: StreamId, reader: Option<Waker>) -> SharedCell {
         if let Some(mut cell) = self.spare.pop_front() {
-            if let Some(inner) = Arc::get_mut(&mut cell) {
+            if let Some(inner) = SharedCell::get_mut(&mut cell) {
                 inner.renew(id, reader);
-                self.put(id, Arc::clone(&cell));
+                self.put(id, SharedCell::clone(&cell));
                 return cell;
             }
             // Its call has not let go of it yet: later.
             self.spare.push_back(cell);
         }
-        let cell = Arc::new(Cell::new(id, reader));
-        self.put(id, Arc::clone(&cell));
+        let cell = SharedCell::new(Cell::new(id, reader));
+        self.put(id, SharedCell::clone(&cell));
         cell
     }
 
@@ -117,14 +116,14 @@ impl Calls {
         true
     }
 
-    pub(super) fn cell(&self, id: StreamId) -> Option<&Arc<Cell>> {
+    pub(super) fn cell(&self, id: StreamId) -> Option<&SharedCell> {
         match self.cells.get(id.slot()) {
             Some(Some((theirs, cell))) if *theirs == id => Some(cell),
             _ => None,
         }
     }
 
-    pub(super) fn put(&mut self, id: StreamId, cell: Arc<Cell>) {
+    pub(super) fn put(&mut self, id: StreamId, cell: SharedCell) {
         if self.cells.len() <= id.slot() {
             self.cells.resize_with(id.slot() + 1, || None);
         }
@@ -134,7 +133,7 @@ impl Calls {
         *place = Some((id, cell));
     }
 
-    pub(super) fn take(&mut self, id: StreamId) -> Option<Arc<Cell>> {
+    pub(super) fn take(&mut self, id: StreamId) -> Option<SharedCell> {
         let place = self.cells.get_mut(id.slot())?;
         if place.as_ref().is_some_and(|(theirs, _)| *theirs == id) {
             return place.take().map(|(_, cell)| cell);
@@ -150,13 +149,13 @@ impl Calls {
         }
     }
 
-    pub(super) fn retire(&mut self, cell: Arc<Cell>) {
+    pub(super) fn retire(&mut self, cell: SharedCell) {
         if cell.is_worth_keeping() {
             self.keep(cell);
         }
     }
 
-    fn keep(&mut self, cell: Arc<Cell>) {
+    fn keep(&mut self, cell: SharedCell) {
         if self.spare.len() < SPARE_CELLS {
             self.spare.push_back(cell);
         }
@@ -177,14 +176,14 @@ impl Calls {
         }
     }
 
-    pub(super) fn opened(&mut self, id: StreamId, cell: &Arc<Cell>, request: &NewStream<'_>) {
+    pub(super) fn opened(&mut self, id: StreamId, cell: &SharedCell, request: &NewStream<'_>) {
         cell.set_id(id);
         if !request.end {
             // Whether the request went at once or not, the first message needs no wait: the
             // session takes one message per stream in any case.
             cell.put_writable();
         }
-        self.put(id, Arc::clone(cell));
+        self.put(id, SharedCell::clone(cell));
     }
 
     pub(super) fn end(&mut self, id: StreamId, end: End) {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::task::{Context, Waker};
 
-use super::cell::Cell;
+use super::cell::{Cell, SharedCell};
 use crate::link::LinkInfo;
 use crate::metadata::MetadataMap;
 use crate::patience::let_others_run;
@@ -16,7 +16,7 @@ pub(crate) type OpenRequest<'a> = NewStream<'a>;
 /// A call that has begun.
 #[derive(Debug)]
 pub(crate) struct Begun {
-    pub(crate) cell: Arc<Cell>,
+    pub(crate) cell: SharedCell,
     pub(crate) watch: Watch,
 }
 
@@ -71,14 +71,14 @@ pub(crate) trait Conn: Send + Sync + 'static {
     fn send(
         &self,
         id: StreamId,
-        cell: &Arc<Cell>,
+        cell: &SharedCell,
         message: &dyn Encode,
         end: bool,
         hold: bool,
     ) -> bool;
 
     /// Sends several messages, as [`Conn::send`] with `hold`.
-    fn send_batch(&self, id: StreamId, cell: &Arc<Cell>, batch: &Batch) -> bool;
+    fn send_batch(&self, id: StreamId, cell: &SharedCell, batch: &Batch) -> bool;
 
     /// Client: no more messages.
     fn end_messages(&self, id: StreamId);
@@ -102,13 +102,13 @@ pub(crate) trait Conn: Send + Sync + 'static {
     fn consumed(&self, id: StreamId, position: u64);
 
     /// Client: the call is given up.
-    fn cancel(&self, cell: &Arc<Cell>, code: u16);
+    fn cancel(&self, cell: &SharedCell, code: u16);
 
     /// What was held leaves: now, or with what other calls send before the driver looks next.
     fn let_leave(&self);
 
     /// Server: a mailbox for a call that came without one, because its request was whole.
-    fn attach(&self, id: StreamId) -> Arc<Cell>;
+    fn attach(&self, id: StreamId) -> SharedCell;
 
     /// Moves the connection along in place, where its mode is to poll and nobody else's call is on
     /// it: for a client whose call waits for something to come into `cell`.

@@ -8,7 +8,7 @@ use std::time::Instant;
 use crossbeam_queue::SegQueue;
 use spin::mutex::{SpinMutex, SpinMutexGuard};
 
-use super::cell::Cell;
+use super::cell::{Cell, SharedCell};
 use super::conn::{Begun, Conn, Helped, OpenRequest, Watch};
 use super::counts::{Counts, Poller};
 use super::job::{Job, OwnedOpen};
@@ -362,7 +362,7 @@ impl<L: Link> Conn for Connection<L> {
             self.let_go(owner);
             return Begun { cell, watch };
         }
-        let cell = Arc::<Cell>::default();
+        let cell = SharedCell::default();
         cell.block_writer();
         let outsider = waker.and_then(|_| self.outsider());
         self.leave(Job::Open(OwnedOpen::new(&cell, request, outsider)));
@@ -372,7 +372,7 @@ impl<L: Link> Conn for Connection<L> {
     fn send(
         &self,
         id: StreamId,
-        cell: &Arc<Cell>,
+        cell: &SharedCell,
         message: &dyn Encode,
         end: bool,
         hold: bool,
@@ -385,13 +385,13 @@ impl<L: Link> Conn for Connection<L> {
             |owner, ()| owner.send(id, cell, message, end).map(|sent| writable = sent),
             |()| {
                 cell.block_writer();
-                Job::Send { id, cell: Arc::clone(cell), message: message.to_parts(), end }
+                Job::Send { id, cell: SharedCell::clone(cell), message: message.to_parts(), end }
             },
         );
         writable
     }
 
-    fn send_batch(&self, id: StreamId, cell: &Arc<Cell>, batch: &Batch) -> bool {
+    fn send_batch(&self, id: StreamId, cell: &SharedCell, batch: &Batch) -> bool {
         let mut writable = false;
         self.act_or_leave(
             true,
@@ -400,7 +400,7 @@ impl<L: Link> Conn for Connection<L> {
             |owner, ()| owner.send_batch(id, cell, batch).map(|sent| writable = sent),
             |()| {
                 cell.block_writer();
-                Job::SendBatch { id, cell: Arc::clone(cell), batch: batch.clone() }
+                Job::SendBatch { id, cell: SharedCell::clone(cell), batch: batch.clone() }
             },
         );
         writable
@@ -452,23 +452,26 @@ impl<L: Link> Conn for Connection<L> {
         self.act_or_leave(false, 0, (), act, |()| Job::Consumed { id, position });
     }
 
-    fn cancel(&self, cell: &Arc<Cell>, code: u16) {
+    fn cancel(&self, cell: &SharedCell, code: u16) {
         let act = |owner: &mut Owner<L>, (): &mut ()| {
             owner.cancel(cell, code);
             Ok(())
         };
-        self.act_or_leave(false, 0, (), act, |()| Job::Cancel { cell: Arc::clone(cell), code });
+        self.act_or_leave(false, 0, (), act, |()| Job::Cancel {
+            cell: SharedCell::clone(cell),
+            code,
+        });
     }
 
     fn let_leave(&self) {
         self.settle_if(|owner| !self.may_wait_in_stream(owner));
     }
 
-    fn attach(&self, id: StreamId) -> Arc<Cell> {
-        let cell = Arc::<Cell>::default();
+    fn attach(&self, id: StreamId) -> SharedCell {
+        let cell = SharedCell::default();
         cell.set_id(id);
         if self.with_owner(|owner| owner.attach(id, &cell)).is_none() {
-            self.leave(Job::Attach { id, cell: Arc::clone(&cell) });
+            self.leave(Job::Attach { id, cell: SharedCell::clone(&cell) });
         }
         cell
     }

@@ -42,7 +42,9 @@ impl Counts {
     /// The driver runs among these.
     pub(super) fn joins(&self, crowd: &Arc<Crowd>) {
         // A connection has one driver.
-        let _ = self.crowd.set(Arc::clone(crowd));
+        if self.crowd.set(Arc::clone(crowd)).is_ok() {
+            crowd.members.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     #[inline]
@@ -78,6 +80,10 @@ impl Counts {
             return;
         }
         let Some(crowd) = self.crowd() else { return };
+        if counted == 0 && crowd.members.load(Ordering::Relaxed) < 2 {
+            // Its own calls are no crowd to a connection, and nobody else asks.
+            return;
+        }
         self.calls.store(calls, Ordering::Relaxed);
         // Wraps if there are fewer than before, as it is meant to.
         crowd.waiting_calls.fetch_add(calls.wrapping_sub(counted), Ordering::Relaxed);
@@ -109,6 +115,14 @@ impl Counts {
         };
         if !self.is_for(poller) {
             self.poller.store(poller as u8, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Counts {
+    fn drop(&mut self) {
+        if let Some(crowd) = self.crowd() {
+            crowd.members.fetch_sub(1, Ordering::Relaxed);
         }
     }
 }

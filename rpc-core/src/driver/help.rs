@@ -19,6 +19,17 @@ pub(super) const HELP_PASSES: usize = 256;
 /// as it hears of the caller, unless the system has taken its CPU.
 pub(super) const MOST_REFUSALS: usize = 1024;
 
+/// What a pass of a caller who is alone has come to.
+enum Look {
+    Nothing,
+    /// Something, perhaps for the caller.
+    News,
+    /// Nobody waits any more: it was the caller's answer.
+    Answered,
+    /// If it brought nothing for the caller, that does not look again for now.
+    Last(Helped),
+}
+
 impl<L: Link> Connection<L> {
     /// [`Conn::help`].
     pub(super) fn help_in_place(&self, cell: &Cell) -> Helped {
@@ -38,13 +49,19 @@ impl<L: Link> Connection<L> {
         while passes < HELP_PASSES && refusals < MOST_REFUSALS {
             let looked =
                 self.with_owner(|owner| owner.help_once(passes == 0, patience, || self.has_jobs()));
-            if cell.has_news() {
+            let news = match looked {
+                Some(Look::Answered) => true,
+                Some(Look::Nothing) => false,
+                // Or somebody else has brought it.
+                Some(Look::News | Look::Last(_)) | None => cell.has_news(),
+            };
+            if news {
                 patience.inspect(|patience| patience.paid());
                 return Helped::Looked;
             }
             match looked {
-                Some(Some(end)) => return end,
-                Some(None) => passes += 1,
+                Some(Look::Last(end)) => return end,
+                Some(_) => passes += 1,
                 None if refusals > 0 => refusals += 1,
                 None => {
                     if !may_wait_alone(patience, now()) {
@@ -68,23 +85,30 @@ fn may_wait_alone(patience: Option<&Patience>, now: Instant) -> bool {
 }
 
 impl<L: Link> Owner<L> {
-    /// One pass of a caller, who begins to wait with it or not. `Some`: the last one. `others`: somebody
-    /// else wants the connection.
+    /// One pass of a caller, who begins to wait with it or not. `others`: somebody else wants the connection.
     fn help_once(
         &mut self,
         begins: bool,
         patience: Option<&Patience>,
         others: impl Fn() -> bool,
-    ) -> Option<Helped> {
+    ) -> Look {
         self.clock.tick(begins);
         if !self.has_one_caller() {
-            return Some(Helped::Looked);
+            return Look::Last(Helped::Looked);
         }
         if begins && !may_wait_alone(patience, self.clock.last()) {
-            return Some(Helped::OthersTurn);
+            return Look::Last(Helped::OthersTurn);
         }
         let goes_on = self.look_in_place(others);
-        (!goes_on || !self.has_one_caller()).then_some(Helped::Looked)
+        if self.has_no_caller() {
+            Look::Answered
+        } else if !goes_on || !self.has_one_caller() {
+            Look::Last(Helped::Looked)
+        } else if self.received > 0 || self.dead.is_some() {
+            Look::News
+        } else {
+            Look::Nothing
+        }
     }
 
     /// A look and a pass of a caller. `false`: what comes only the runtime brings, and that is the driver's

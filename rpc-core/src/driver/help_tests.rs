@@ -8,7 +8,7 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 
 use super::body::View;
-use super::cell::Cell;
+use super::cell::SharedCell;
 use super::clock::now;
 use super::conn::{Begun, Conn, Helped, OpenRequest};
 use super::connection::Connection;
@@ -58,7 +58,7 @@ impl Pair {
         Pair { crowd: Arc::clone(crowd), client: Arc::new(client), server }
     }
 
-    fn open(&self) -> Arc<Cell> {
+    fn open(&self) -> SharedCell {
         self.begin(None).cell
     }
 
@@ -275,7 +275,7 @@ async fn a_caller_in_place_waits_for_the_message_and_not_only_for_the_word_that_
     let answer = cell.poll_answer(&mut Context::from_waker(Waker::noop()), make);
     assert!(matches!(answer, Poll::Ready(Ok(bytes)) if bytes == long), "the caller went too early");
     // Nothing is left for which the caller would have to poll.
-    let next = Arc::<Cell>::default();
+    let next = SharedCell::default();
     client.with_owner(|owner| assert!(!owner.has_one_caller()));
     assert_eq!(client.help(&next), Helped::No);
 }
@@ -307,9 +307,9 @@ fn a_call_in_a_used_mailbox_does_not_send_because_the_last_one_did() {
     pair.answer(&Bytes::from_static(b"abc"));
     pair.client.with_owner(|owner| owner.pass(&mut |_, _| None));
     assert!(first.has_news());
-    let address = Arc::as_ptr(&first);
+    let address = SharedCell::as_ptr(&first);
     drop(first);
     let second = pair.open();
-    assert_eq!(Arc::as_ptr(&second), address);
+    assert_eq!(SharedCell::as_ptr(&second), address);
     assert!(!second.is_sending());
 }

@@ -1,11 +1,10 @@
 //! Work left for the owner of a connection by calls that found it taken, and calls that wait
 //! for a free stream.
 
-use std::sync::Arc;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-use super::cell::Cell;
+use super::cell::SharedCell;
 use super::scout::Outsider;
 use crate::metadata::MetadataMap;
 use crate::parts::Parts;
@@ -15,7 +14,7 @@ use crate::status::Status;
 /// A request to open a stream that owns what it needs.
 #[derive(Debug)]
 pub(super) struct OwnedOpen {
-    pub(super) cell: Arc<Cell>,
+    pub(super) cell: SharedCell,
     pub(super) path: &'static str,
     pub(super) metadata: MetadataMap,
     pub(super) timeout: Option<(Duration, Instant)>,
@@ -27,12 +26,12 @@ pub(super) struct OwnedOpen {
 
 impl OwnedOpen {
     pub(super) fn new(
-        cell: &Arc<Cell>,
+        cell: &SharedCell,
         request: &NewStream<'_>,
         outsider: Option<Outsider>,
     ) -> OwnedOpen {
         OwnedOpen {
-            cell: Arc::clone(cell),
+            cell: SharedCell::clone(cell),
             path: request.path,
             metadata: request.metadata.clone(),
             timeout: request.timeout,
@@ -68,17 +67,17 @@ pub(super) enum Job {
     /// Server: what happens to the stream shall be put into this mailbox.
     Attach {
         id: StreamId,
-        cell: Arc<Cell>,
+        cell: SharedCell,
     },
     Send {
         id: StreamId,
-        cell: Arc<Cell>,
+        cell: SharedCell,
         message: Parts,
         end: bool,
     },
     SendBatch {
         id: StreamId,
-        cell: Arc<Cell>,
+        cell: SharedCell,
         batch: Batch,
     },
     EndMessages {
@@ -103,7 +102,7 @@ pub(super) enum Job {
         position: u64,
     },
     Cancel {
-        cell: Arc<Cell>,
+        cell: SharedCell,
         code: u16,
     },
     GoAway {

@@ -1,6 +1,5 @@
 //! What the owner of a connection does: one pass takes what arrived and sends what waits.
 
-use std::sync::Arc;
 use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
@@ -8,7 +7,7 @@ use bytes::Bytes;
 
 use super::body::INLINE_BYTES;
 use super::calls::{Applied, Calls};
-use super::cell::{Cell, End};
+use super::cell::{End, SharedCell};
 use super::clock::Clock;
 use super::portion::Portion;
 use super::scout::Scouting;
@@ -53,7 +52,7 @@ pub(crate) enum Arrived {
     /// The same of one that is long.
     Long(Bytes),
     /// What has come so far is here, and what follows will be.
-    In(Arc<Cell>),
+    In(SharedCell),
 }
 
 /// Requests that arrived together.
@@ -420,6 +419,11 @@ impl<L: Link> Owner<L> {
             0 => !self.calls.pulls.is_idle(),
             open => open == 1,
         }
+    }
+
+    /// Whether nobody waits for anything here.
+    pub(super) fn has_no_caller(&self) -> bool {
+        self.session.open_streams() == 0 && self.calls.pulls.is_idle()
     }
 
     /// Whether there is something for the driver that no news of the link will tell it of. It may

@@ -2,11 +2,10 @@
 //! exactly once, after the pull or instead of it, because the peer keeps its buffer until then.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::cell::Cell;
+use super::cell::SharedCell;
 use crate::link::{BulkDescriptor, FrameSink, LinkError};
 use crate::session::Session;
 use crate::status::Status;
@@ -16,7 +15,7 @@ struct Pull {
     ticket: u64,
     descriptor: BulkDescriptor,
     len: usize,
-    cell: Arc<Cell>,
+    cell: SharedCell,
 }
 
 /// The pulls of one connection.
@@ -39,7 +38,7 @@ impl Pulls {
         ticket: u64,
         descriptor: BulkDescriptor,
         len: usize,
-        cell: Arc<Cell>,
+        cell: SharedCell,
     ) {
         self.waiting.push_back(Pull { ticket, descriptor, len, cell });
     }

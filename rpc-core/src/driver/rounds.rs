@@ -120,6 +120,7 @@ mod tests {
 
     use super::*;
     use crate::crowd::Crowd;
+    use crate::driver::cell::SharedCell;
     use crate::driver::help_tests::Pair;
     use crate::driver::owner::Failure;
     use crate::driver::tests::Woken;
@@ -128,7 +129,7 @@ mod tests {
     const SHORT: Bytes = Bytes::from_static(b"abc");
 
     /// Connections of a runtime with threads of its own, of which this is none, with a call each.
-    fn pairs<const N: usize>(crowd: &Arc<Crowd>) -> [(Pair, Arc<Cell>); N] {
+    fn pairs<const N: usize>(crowd: &Arc<Crowd>) -> [(Pair, SharedCell); N] {
         [(); N].map(|()| {
             let pair = Pair::rigged(crowd, |_| ());
             let Begun { cell, .. } = pair.begin(Some(Waker::noop()));

@@ -6,7 +6,7 @@ use std::task::Waker;
 
 use bytes::Bytes;
 
-use super::cell::Cell;
+use super::cell::SharedCell;
 use super::conn::{Begun, Conn, Helped, Watch};
 use super::help_tests::Pair;
 use super::tests::{Rigged, Woken};
@@ -16,7 +16,7 @@ const SHORT: Bytes = Bytes::from_static(b"abc");
 
 /// A call, and how often its caller has been woken.
 struct Caller {
-    cell: Arc<Cell>,
+    cell: SharedCell,
     watch: Watch,
     woken: Arc<Woken>,
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::body::Body;
-use super::cell::{Cell, End};
+use super::cell::{Cell, End, SharedCell};
 use super::clock::now;
 use super::conn::{Begun, Conn, Helped, OpenRequest, Watch};
 use super::connection::Connection;
@@ -219,10 +219,10 @@ fn a_call_left_to_the_owner_ends_when_opening_it_kills_the_connection() {
     // SETTINGS, METHOD and REQUEST: the cable can be cut before each.
     for frames_left in 0..3 {
         let (mut owner, _far) = failing(frames_left);
-        let cell = Arc::<Cell>::default();
+        let cell = SharedCell::default();
         owner.run_job(Job::Open(OwnedOpen::new(&cell, &unary(&metadata, &message), None)));
         assert_eq!(failure(&cell), (Code::Unavailable, RequestSeen::NeverSent), "{frames_left}");
-        let late = Arc::<Cell>::default();
+        let late = SharedCell::default();
         owner.run_job(Job::Open(OwnedOpen::new(&late, &unary(&metadata, &message), None)));
         assert_eq!(failure(&late), (Code::Unavailable, RequestSeen::NeverSent));
     }
@@ -232,14 +232,19 @@ fn a_call_left_to_the_owner_ends_when_opening_it_kills_the_connection() {
 fn a_message_left_to_a_dead_owner_does_not_block_its_sender() {
     let (metadata, message) = (MetadataMap::new(), Bytes::from_static(b"abc"));
     let (mut owner, _far) = failing(usize::MAX);
-    let cell = Arc::<Cell>::default();
+    let cell = SharedCell::default();
     cell.block_writer();
     let request = OpenRequest { message: None, end: false, ..unary(&metadata, &message) };
     owner.run_job(Job::Open(OwnedOpen::new(&cell, &request, None)));
     let id = cell.id().unwrap();
     cell.block_writer();
     owner.fail(Failure::Link(LinkError::io("gone")));
-    owner.run_job(Job::Send { id, cell: Arc::clone(&cell), message: message.into(), end: false });
+    owner.run_job(Job::Send {
+        id,
+        cell: SharedCell::clone(&cell),
+        message: message.into(),
+        end: false,
+    });
     let poll = cell.poll_writable(&mut Context::from_waker(Waker::noop()));
     assert_eq!(poll, Poll::Ready(false));
     assert_eq!(failure(&cell), (Code::Unavailable, RequestSeen::MayHaveRun));
@@ -283,9 +288,7 @@ fn a_mailbox_kept_for_other_calls_keeps_nothing_of_its_own() {
         let id = cell.id().expect("there are streams");
         let end = end(&cell);
         owner.calls.end(id, end);
-        let kept = Arc::downgrade(&cell);
-        drop(cell);
-        kept.upgrade().is_some()
+        SharedCell::strong_count(&cell) > 1
     };
     let ok = || End::Ok(MetadataMap::new());
     assert!(kept_after(&|_| ok()), "nothing was in it");
@@ -321,7 +324,7 @@ fn a_mailbox_kept_for_other_calls_keeps_nothing_of_its_own() {
 /// A message that makes another call, finds the connection taken, and panics.
 struct Panics<'a> {
     connection: &'a Connection<MemoryLink>,
-    other: std::sync::Mutex<Option<Arc<Cell>>>,
+    other: std::sync::Mutex<Option<SharedCell>>,
 }
 
 impl Encode for Panics<'_> {
@@ -396,7 +399,7 @@ fn a_job_that_panics_takes_no_other_along() {
     let (near, _far) = pair(MemoryConfig::default());
     let connection =
         Connection::new(Role::Client, SessionConfig::default(), Progress::EVENT, near, now());
-    let (metadata, message, other) = (MetadataMap::new(), Bytes::new(), Arc::<Cell>::default());
+    let (metadata, message, other) = (MetadataMap::new(), Bytes::new(), SharedCell::default());
     let leave_both = || {
         connection.while_taken(|| {
             connection.leave(Job::Wake(Waker::from(Arc::new(Panics))));
@@ -535,7 +538,7 @@ fn a_driver_naps_while_a_caller_polls_and_is_woken_when_it_is_needed() {
     assert_eq!(times(), 2, "a second call is the driver's");
     // A call that found the connection taken may have a caller that does not poll.
     owner.help_passes = 3;
-    let cell = Arc::<Cell>::default();
+    let cell = SharedCell::default();
     owner.run_job(Job::Open(OwnedOpen::new(&cell, &unary(&metadata, &message), None)));
     assert_eq!(owner.help_passes, 0);
 }
@@ -544,15 +547,15 @@ fn a_driver_naps_while_a_caller_polls_and_is_woken_when_it_is_needed() {
 fn a_call_that_ended_before_its_handler_did_finds_that_in_its_mailbox() {
     let (mut owner, _far) = failing(usize::MAX);
     let call = owner.open(&unary(&MetadataMap::new(), &Bytes::from_static(b"abc")), None, None).0;
-    let (id, open, over) = (call.id().unwrap(), Arc::<Cell>::default(), Arc::<Cell>::default());
+    let (id, open, over) = (call.id().unwrap(), SharedCell::default(), SharedCell::default());
     owner.attach(id, &open);
     assert!(!open.has_failed());
     owner.cancel(&call, CANCELLED);
     owner.attach(id, &over);
     assert_eq!(over.failure().map(|status| status.code()), Some(Code::Cancelled));
-    let late = Arc::<Cell>::default();
+    let late = SharedCell::default();
     owner.fail(Failure::Link(LinkError::io("gone")));
-    owner.run_job(Job::Attach { id, cell: Arc::clone(&late) });
+    owner.run_job(Job::Attach { id, cell: SharedCell::clone(&late) });
     assert!(late.has_failed());
 }
 

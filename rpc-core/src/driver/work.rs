@@ -1,9 +1,8 @@
 //! What calls ask of the owner: streams opened, messages sent, answers given, calls ended.
 
-use std::sync::Arc;
 use std::task::Waker;
 
-use super::cell::{Cell, End};
+use super::cell::{Cell, End, SharedCell};
 use super::clock::now;
 use super::job::{Job, OwnedOpen};
 use super::owner::{Failure, Owner, never_sent};
@@ -21,7 +20,7 @@ impl<L: Link> Owner<L> {
         request: &NewStream<'_>,
         waker: Option<&Waker>,
         outsider: Option<Outsider>,
-    ) -> Result<Option<(Arc<Cell>, bool)>, LinkError> {
+    ) -> Result<Option<(SharedCell, bool)>, LinkError> {
         let Some(link) = &mut self.link else { return Ok(None) };
         if !self.calls.waiting.is_empty() {
             return Ok(None);
@@ -34,7 +33,9 @@ impl<L: Link> Owner<L> {
                 Ok(Some((self.calls.new_cell(*id, waker.cloned()), true)))
             }
             Ok(Opened::NoSlot) => Ok(None),
-            Ok(refused) => Ok(Some((Arc::new(Cell::failed(refusal(*refused, request))), false))),
+            Ok(refused) => {
+                Ok(Some((SharedCell::new(Cell::failed(refusal(*refused, request))), false)))
+            }
             Err(error) => Err(error.clone()),
         }
     }
@@ -47,7 +48,7 @@ impl<L: Link> Owner<L> {
         request: &NewStream<'_>,
         waker: Option<&Waker>,
         outsider: Option<Outsider>,
-    ) -> (Arc<Cell>, bool) {
+    ) -> (SharedCell, bool) {
         if self.dead.is_none() {
             match self.open_now(request, waker, outsider) {
                 Ok(Some(opened)) => return opened,
@@ -56,9 +57,9 @@ impl<L: Link> Owner<L> {
             }
         }
         if let Some(status) = &self.dead {
-            return (Arc::new(Cell::failed(never_sent(status))), false);
+            return (SharedCell::new(Cell::failed(never_sent(status))), false);
         }
-        let cell = Arc::<Cell>::default();
+        let cell = SharedCell::default();
         cell.block_writer();
         self.calls.waiting.push_back(OwnedOpen::new(&cell, request, outsider));
         (cell, false)
@@ -79,9 +80,9 @@ impl<L: Link> Owner<L> {
 
     /// Server: a mailbox for a call whose handler is not done yet. A call that is over meanwhile
     /// finds that in it.
-    pub(super) fn attach(&mut self, id: StreamId, cell: &Arc<Cell>) {
+    pub(super) fn attach(&mut self, id: StreamId, cell: &SharedCell) {
         if self.dead.is_none() && self.session.is_open(id) {
-            self.calls.put(id, Arc::clone(cell));
+            self.calls.put(id, SharedCell::clone(cell));
         } else {
             let text = "the call ended before its handler did";
             cell.put_end(End::Failed(Status::cancelled(text)));
@@ -135,7 +136,7 @@ impl<L: Link> Owner<L> {
     pub(super) fn send(
         &mut self,
         id: StreamId,
-        cell: &Arc<Cell>,
+        cell: &SharedCell,
         message: &dyn Encode,
         end: bool,
     ) -> Result<bool, LinkError> {
@@ -149,7 +150,7 @@ impl<L: Link> Owner<L> {
     pub(super) fn send_batch(
         &mut self,
         id: StreamId,
-        cell: &Arc<Cell>,
+        cell: &SharedCell,
         batch: &Batch,
     ) -> Result<bool, LinkError> {
         let Some(link) = &mut self.link else { return Ok(true) };
@@ -207,7 +208,7 @@ impl<L: Link> Owner<L> {
         Ok(())
     }
 
-    pub(super) fn cancel(&mut self, cell: &Arc<Cell>, code: u16) {
+    pub(super) fn cancel(&mut self, cell: &SharedCell, code: u16) {
         if let Some(id) = cell.id() {
             self.session.cancel(id, code);
             self.calls.forget(id);

@@ -13,7 +13,7 @@ use super::reply::Reply;
 use super::unary::{Answered, UnaryRunner};
 use crate::codec::decode;
 use crate::driver::body::View;
-use crate::driver::cell::{Cell, Fetched, Next};
+use crate::driver::cell::{Cell, Fetched, Next, SharedCell};
 use crate::driver::{Arrival, Arrived, Conn, now};
 use crate::request::Request;
 use crate::response::Response;
@@ -99,7 +99,7 @@ impl<'a> IncomingCall<'a> {
         let mut reply = self.reply();
         let cell = reply.mailbox(self.messages());
         let request = self.request(());
-        Handler::new(self.slot, Some(Arc::clone(&cell)), async move {
+        Handler::new(self.slot, Some(SharedCell::clone(&cell)), async move {
             match only_message(&cell, &reply.site.path).await {
                 Ok(message) => {
                     let (mut answer, _) = method(request.map(|()| message)).await;
@@ -122,7 +122,7 @@ impl<'a> IncomingCall<'a> {
         let mut reply = self.reply();
         let cell = reply.mailbox(self.messages());
         let request = self.request(());
-        Handler::new(self.slot, Some(Arc::clone(&cell)), async move {
+        Handler::new(self.slot, Some(SharedCell::clone(&cell)), async move {
             match only_message(&cell, &reply.site.path).await {
                 Ok(message) => {
                     let answer = method(request.map(|()| message)).await;
@@ -143,7 +143,7 @@ impl<'a> IncomingCall<'a> {
     {
         let mut reply = self.reply();
         let cell = reply.mailbox(self.messages());
-        let request = self.request(streaming(&reply, Arc::clone(&cell)));
+        let request = self.request(streaming(&reply, SharedCell::clone(&cell)));
         Handler::new(self.slot, Some(cell), async move {
             let mut answer = method(request).await;
             reply.unary(&mut answer);
@@ -161,8 +161,8 @@ impl<'a> IncomingCall<'a> {
     {
         let reply = self.reply();
         let cell = reply.mailbox(self.messages());
-        let request = self.request(streaming(&reply, Arc::clone(&cell)));
-        Handler::new(self.slot, Some(Arc::clone(&cell)), async move {
+        let request = self.request(streaming(&reply, SharedCell::clone(&cell)));
+        Handler::new(self.slot, Some(SharedCell::clone(&cell)), async move {
             let answer = method(request).await;
             reply.stream(cell, answer).await;
         })
@@ -200,7 +200,7 @@ impl<'a> IncomingCall<'a> {
         let deadline = self.arrival.deadline;
         let timeout = deadline.map(|deadline| deadline.saturating_duration_since(now()));
         let metadata = std::mem::take(&mut self.arrival.metadata);
-        Request::arrived(message, metadata, timeout, deadline, Arc::clone(self.site.conn.info()))
+        Request::arrived(message, metadata, timeout, deadline, self.site.conn.info())
     }
 }
 
@@ -215,7 +215,7 @@ pub(super) enum Messages<'a> {
     /// All of them: one. The call has no mailbox.
     Whole(View<'a>),
     /// What has come so far is here, and what follows will be.
-    In(&'a Arc<Cell>),
+    In(&'a SharedCell),
 }
 
 /// What the calls of one method on one connection have in common.
@@ -224,7 +224,7 @@ pub(super) struct Site {
     pub(super) path: Arc<str>,
 }
 
-fn streaming<T>(reply: &Reply, cell: Arc<Cell>) -> Streaming<T> {
+fn streaming<T>(reply: &Reply, cell: SharedCell) -> Streaming<T> {
     let Site { conn, path } = &*reply.site;
     Streaming::new(Arc::clone(conn), cell, Arc::clone(path), Side::Server)
 }

@@ -6,10 +6,9 @@ use std::fmt;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use crate::driver::cell::Cell;
+use crate::driver::cell::SharedCell;
 
 /// Runs calls of one method on one connection, one after the other.
 pub(super) trait Runner: Any + Send {
@@ -33,13 +32,13 @@ pub(super) fn reuse<R: Runner>(slot: Option<HandlerSlot>) -> Option<Box<R>> {
 pub struct Handler {
     runner: HandlerSlot,
     /// The call's mailbox, if it has one.
-    cell: Option<Arc<Cell>>,
+    cell: Option<SharedCell>,
 }
 
 impl Handler {
     pub(super) fn new(
         slot: Option<HandlerSlot>,
-        cell: Option<Arc<Cell>>,
+        cell: Option<SharedCell>,
         future: impl Future<Output = ()> + Send + 'static,
     ) -> Handler {
         let runner = match reuse::<Plain<_>>(slot) {
@@ -75,7 +74,7 @@ impl Handler {
     }
 
     /// For a handler that was not ready. `attach` makes a mailbox for a call that has none.
-    pub(super) fn into_task(mut self, attach: impl FnOnce() -> Arc<Cell>) -> HandlerTask {
+    pub(super) fn into_task(mut self, attach: impl FnOnce() -> SharedCell) -> HandlerTask {
         let cell = self.cell.take().unwrap_or_else(attach);
         HandlerTask { handler: self, cell }
     }
@@ -110,7 +109,7 @@ impl<F: Future<Output = ()> + Send + 'static> Runner for Plain<F> {
 /// A handler that was not ready: runs until it is, or until nobody wants its answer.
 pub(super) struct HandlerTask {
     handler: Handler,
-    cell: Arc<Cell>,
+    cell: SharedCell,
 }
 
 impl Future for HandlerTask {

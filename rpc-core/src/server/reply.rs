@@ -10,7 +10,7 @@ use prost::Message;
 
 use super::call::{Messages, Site};
 use crate::codec::ProstMessage;
-use crate::driver::cell::{Cell, End};
+use crate::driver::cell::{End, SharedCell};
 use crate::metadata::MetadataMap;
 use crate::outbox::{Outbox, Sent};
 use crate::response::Response;
@@ -40,9 +40,9 @@ impl Reply {
     }
 
     /// The call's mailbox, with what has come of the request.
-    pub(super) fn mailbox(&self, request: Messages<'_>) -> Arc<Cell> {
+    pub(super) fn mailbox(&self, request: Messages<'_>) -> SharedCell {
         match request {
-            Messages::In(cell) => Arc::clone(cell),
+            Messages::In(cell) => SharedCell::clone(cell),
             Messages::Whole(view) => {
                 let cell = self.site.conn.attach(self.id);
                 let position = view.len() as u64 + MESSAGE_OVERHEAD_BYTES;
@@ -81,8 +81,11 @@ impl Reply {
         }
     }
 
-    pub(super) async fn stream<M, S>(mut self, cell: Arc<Cell>, answer: Result<Response<S>, Status>)
-    where
+    pub(super) async fn stream<M, S>(
+        mut self,
+        cell: SharedCell,
+        answer: Result<Response<S>, Status>,
+    ) where
         M: Message,
         S: Stream<Item = Result<M, Status>> + Send,
     {

@@ -122,6 +122,7 @@ impl Staging {
     }
 
     /// Where a frame of `len` bytes would lie if positions up to `limit` may be written.
+    #[inline(always)]
     fn place(&self, len: usize, limit: u64) -> Option<Reserved> {
         let slot = frame_slot_bytes(len);
         let joins = self.bursts.back().filter(|open| {
@@ -201,9 +202,14 @@ impl Staging {
     }
 
     /// Room for a frame, if positions up to `limit` may be written.
+    #[inline]
     pub(super) fn reserve(&mut self, len: usize, limit: u64) -> Option<Slot> {
-        self.reserved = self.place(len, limit);
-        let Reserved { at, burst, .. } = self.reserved?;
+        let Some(reserved) = self.place(len, limit) else {
+            self.reserved = None;
+            return None;
+        };
+        self.reserved = Some(reserved);
+        let Reserved { at, burst, .. } = reserved;
         Some(Slot { offset: self.offset(at), slot_bytes: (burst.end - at) as usize })
     }
 

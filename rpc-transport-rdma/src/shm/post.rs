@@ -15,7 +15,7 @@ use crate::verbs::{Local, Op, PostError, Region, Status, VerbError};
 
 impl ShmQueuePair {
     /// The request with its local side checked.
-    #[inline]
+    #[inline(always)]
     pub(super) fn check<'a>(
         &self,
         index: usize,

@@ -116,6 +116,10 @@ impl CellState {
     }
 }
 
+/// A mailbox as its call and its connection hold it. No weak references, as the standard library's has: so
+/// whether there is another holder is a look, not a locked instruction.
+pub(crate) type SharedCell = triomphe::Arc<Cell>;
+
 /// One call's mailbox.
 #[derive(Debug, Default)]
 pub(crate) struct Cell {
