@@ -3,6 +3,8 @@
 
 mod ibv_support;
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use ibv_support::{End, World, turn};
 use rdma_rpc_transport_rdma::BulkBuffer;
@@ -10,6 +12,7 @@ use rdma_rpc_transport_rdma::ibv::{IbvConfig, IbvRegion};
 use rdma_rpc_transport_rdma::verbs::{
     Access, Local, Op, QueuePair, Region, RemoteAddr, Status, WorkRequest,
 };
+use tokio::time::timeout;
 
 const KIB: usize = 1 << 10;
 const LEAST: usize = 64 * KIB;
@@ -52,6 +55,16 @@ async fn is_refused(end: &mut End, target: &IbvRegion, at: RemoteAddr, len: usiz
     completions.iter().all(|completion| completion.status != Status::Success)
 }
 
+/// What the peer is done with answers READs that come late, for a while. (Over iWARP none does.)
+async fn rests(reader: &mut End, target: &IbvRegion, at: RemoteAddr, owner: &mut End) {
+    if owner.qp.caps().write_with_imm {
+        pull(reader, target, at, LEN).await;
+        assert_eq!(target.bytes(), numbered(LEN));
+        let later = Duration::from_millis(1500);
+        timeout(later, owner.next()).await.expect_err("nothing comes");
+    }
+}
+
 /// Whether the memory of bytes goes to the next buffer when these are dropped, as it does if no other
 /// share of them is left.
 fn is_used_again(bytes: Bytes) -> bool {
@@ -76,8 +89,38 @@ fn what_is_lent_is_read_where_it_lies_until_it_is_taken_back() {
         }
         let at = lender.qp.lend(&bytes).expect("it is lent");
         lender.qp.take_back(at);
+        rests(&mut reader, &target, at, &mut lender).await;
         assert!(is_refused(&mut reader, &target, at, PIECE).await, "it is not lent any more");
         assert!(is_used_again(bytes), "nobody else keeps it");
+    });
+}
+
+#[test]
+#[ignore = "needs an RDMA device: scripts/rdma-vm test"]
+fn memory_that_was_read_and_is_given_up_rests_too() {
+    between(async |mut reader, mut owner| {
+        let target = reader.qp.register(LEN, Access::ReadTarget).unwrap();
+        let mut region = owner.qp.register(LEN, Access::RemoteRead).unwrap();
+        region.bytes_mut().copy_from_slice(&numbered(LEN));
+        let at = region.remote();
+        drop(region);
+        rests(&mut reader, &target, at, &mut owner).await;
+        assert!(is_refused(&mut reader, &target, at, PIECE).await, "it is gone");
+    });
+}
+
+#[test]
+#[ignore = "needs an RDMA device: scripts/rdma-vm test"]
+fn what_rests_goes_early_where_memory_is_short() {
+    let _turn = turn();
+    let world = World::new();
+    world.local.block_on(async {
+        let config = IbvConfig { memory_bytes: 16 << 20, ..config() };
+        let (one, _two) = world.pair(&config).await;
+        let mut one = End::new(one);
+        for _ in 0..8 {
+            drop(one.qp.register(5 << 20, Access::RemoteRead).expect("what rests makes room"));
+        }
     });
 }
 

@@ -5,7 +5,7 @@ use std::ffi::{CStr, c_int};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use rustix::io::Errno;
@@ -34,6 +34,8 @@ pub(super) struct Device {
     in_the_way: Option<NonNull<ffi::ibv_cq>>,
     facts: DeviceFacts,
     pool: Arc<MemoryPool>,
+    /// Of all connections: see [`super::rest`].
+    resting_bytes: AtomicUsize,
     gone: OnceLock<String>,
     /// A thread looks whether it is removed.
     watched: AtomicBool,
@@ -155,6 +157,7 @@ impl Device {
             in_the_way: None,
             facts: nothing,
             pool,
+            resting_bytes: AtomicUsize::new(0),
             gone: OnceLock::new(),
             watched: AtomicBool::new(false),
             listeners: Mutex::default(),
@@ -186,6 +189,11 @@ impl Device {
     /// Its memory.
     pub(super) fn pool(&self) -> &Arc<MemoryPool> {
         &self.pool
+    }
+
+    /// The bytes that rest of all connections.
+    pub(super) fn resting_bytes(&self) -> &AtomicUsize {
+        &self.resting_bytes
     }
 
     /// Why the device cannot be used any more, if so.

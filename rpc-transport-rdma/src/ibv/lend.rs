@@ -6,20 +6,16 @@
 //! the bytes of a [`BulkBuffer`](crate::BulkBuffer) and for what was itself pulled, if they are
 //! enough, and the others are copied.
 //!
-//! A READ that the peer repeats because its answer was late is before whatever it says afterwards, on
-//! a connection as on the way to it: when it says it is done, none is left that could find the memory gone.
-#![allow(unsafe_code)]
+//! When the peer says that it is done, what was lent rests for a while (`rest`).
 
-use std::mem::ManuallyDrop;
-use std::ptr::NonNull;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::mr::Registration;
 use super::pd::ProtectionDomain;
+use super::registration::Held;
 use crate::bulk_buffer;
-use crate::verbs::{Access, RemoteAddr};
+use crate::verbs::RemoteAddr;
 
 /// What one connection has lent.
 #[derive(Debug, Default)]
@@ -33,8 +29,7 @@ pub(super) struct Lendings {
 #[derive(Debug)]
 struct Lent {
     at: RemoteAddr,
-    registration: Arc<Registration>,
-    bytes: ManuallyDrop<Bytes>,
+    held: Held,
 }
 
 impl Lendings {
@@ -43,15 +38,10 @@ impl Lendings {
         if self.refused || bytes.is_empty() || !is_worth_it(pd, bytes) {
             return None;
         }
-        let start = NonNull::new(bytes.as_ptr().cast_mut())?;
-        // SAFETY: `Lent` keeps a share of the bytes, and so their memory mapped, until the registration
-        // has ended, or for ever. Nobody writes them: the device may only read.
-        let registered = unsafe { Registration::new(pd, start, bytes.len(), Access::RemoteRead) };
-        match registered {
-            Ok((registration, keys)) => {
-                let at = RemoteAddr { addr: start.as_ptr().addr() as u64, rkey: keys.rkey };
-                let bytes = ManuallyDrop::new(bytes.clone());
-                self.lent.push(Lent { at, registration, bytes });
+        match Held::of_program(pd, bytes) {
+            Ok((held, keys)) => {
+                let at = RemoteAddr { addr: held.start().as_ptr().addr() as u64, rkey: keys.rkey };
+                self.lent.push(Lent { at, held });
                 Some(at)
             }
             Err(error) => {
@@ -65,7 +55,7 @@ impl Lendings {
     /// The peer is done with what it finds there.
     pub(super) fn take_back(&mut self, at: RemoteAddr) {
         if let Some(index) = self.lent.iter().position(|lent| lent.at == at) {
-            self.lent.swap_remove(index);
+            self.lent.swap_remove(index).held.let_go();
         }
     }
 }
@@ -75,16 +65,4 @@ impl Lendings {
 /// pool's memory nothing else becomes `Bytes`.)
 fn is_worth_it(pd: &ProtectionDomain, bytes: &Bytes) -> bool {
     bulk_buffer::holds(bytes) || pd.device().pool().holds(bytes)
-}
-
-impl Drop for Lent {
-    fn drop(&mut self) {
-        if self.registration.end() {
-            // SAFETY: taken once, here; the device has let go of it.
-            unsafe { ManuallyDrop::drop(&mut self.bytes) };
-        } else {
-            // A peer could still read what comes to lie there.
-            tracing::error!(bytes = self.bytes.len(), "memory that was lent is lost");
-        }
-    }
 }

@@ -9,9 +9,10 @@
 //!       shared_cq      one completion queue for many queue pairs; sleeping and waking
 //!     send_slots     the send queue, counted
 //!   one file for each verbs object:
-//!     device  pd  mr  channel  cq  raw_qp  events (asynchronous ones)
+//!     device  pd  registration and mr  channel  cq  raw_qp  events (asynchronous ones)
 //!   pool, buddy        memory worth registering
 //!   lend               memory of the program, registered while the peer pulls it
+//!   rest               and for a while after that, like all that peers have READ
 //!   removal            devices that are taken away
 //!   siw                a fault of Soft-iWARP's library, walked around
 //!   ffi/               the C functions
@@ -44,7 +45,9 @@ mod probe;
 mod queue_pair;
 mod raw_qp;
 mod read_order;
+mod registration;
 mod removal;
+mod rest;
 mod seat;
 mod send_slots;
 mod shared_cq;

@@ -21,6 +21,7 @@ use super::mr::IbvRegion;
 use super::pd::ProtectionDomain;
 use super::raw_qp::{RawQueuePair, read_request, send_request, write_request};
 use super::read_order::ReadOrder;
+use super::rest::RestAlarm;
 use super::seat::{Seat, SeatLook};
 use super::send_slots::SendSlots;
 use super::wr_id::WrId;
@@ -67,6 +68,7 @@ pub struct IbvQueuePair {
     failing: Option<Instant>,
     failure: Option<VerbError>,
     alarm: Option<Pin<Box<Sleep>>>,
+    rest_alarm: RestAlarm,
     /// Our waker may be in the inbox.
     asleep: bool,
     /// iWARP: the connection manager may still be connecting it.
@@ -139,6 +141,7 @@ impl IbvQueuePair {
             failing: None,
             failure: None,
             alarm: None,
+            rest_alarm: RestAlarm::default(),
             asleep: false,
             connecting: false,
             memory_seen: 0,
@@ -446,6 +449,7 @@ impl QueuePair for IbvQueuePair {
 
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), VerbError>> {
         self.watched.leave();
+        self.rest_alarm.see_to(&self.pd, cx);
         self.notice_failure();
         if self.failing.is_none()
             && let Some(error) = self.disconnected(cx)
@@ -505,6 +509,7 @@ impl QueuePair for IbvQueuePair {
         if !self.seat.inbox.is_idle() {
             return Poll::Ready(Ok(()));
         }
+        self.rest_alarm.see_to(&self.pd, cx);
         set.watch(&self.watched, cx.waker());
         Poll::Pending
     }

@@ -18,6 +18,11 @@ const SILENT: Duration = Duration::from_millis(2 * (KEEPALIVE_MS.0 + KEEPALIVE_M
 /// pause after a failure comes on top.
 const AGAIN: Duration = Duration::from_secs(12);
 
+/// Of calls whose packets come in disorder.
+const DISORDER: Duration = Duration::from_secs(10);
+/// Odd, and so in memory that is lent (`pattern::payload`).
+const LENT_BYTES: usize = 300_001;
+
 /// No packet gets through: calls end, and go on over RDMA when the network heals.
 async fn blackholed_busy() {
     for progress in [Progress::Adaptive, Progress::Event] {
@@ -162,6 +167,28 @@ async fn one_percent_loss() {
     assert_eq!(scene.transport(), "rdma");
 }
 
+/// Packets overtake each other, on a queue pair too: READs of what is lent are repeated, and some of these come
+/// when the memory's owner has been told that it is no longer needed.
+async fn packets_overtake_each_other() {
+    let settings = Settings { keepalive_ms: (10_000, 20_000), ..Settings::new("rdma") };
+    let scene = Scene::set(settings).await;
+    scene.net.disorder_ms(2);
+    let begin = Instant::now();
+    let calls = (0..4).map(|_| async {
+        let mut calls = 0;
+        while begin.elapsed() < DISORDER {
+            exchange(&scene.client, LENT_BYTES, LENT_BYTES).await?;
+            calls += 1;
+        }
+        Ok::<usize, rdma_rpc::Status>(calls)
+    });
+    let calls = futures_util::future::try_join_all(calls).await.expect("no connection is lost");
+    let calls = calls.iter().sum::<usize>();
+    eprintln!("  {calls} calls with packets out of order in {:?}", begin.elapsed());
+    assert!(calls > 0);
+    assert_eq!(scene.transport(), "rdma");
+}
+
 #[cfg(test)]
 mod tests {
     crate::faults!(
@@ -171,6 +198,7 @@ mod tests {
         short_outage,
         short_link_flap,
         long_link_flap,
-        one_percent_loss
+        one_percent_loss,
+        packets_overtake_each_other
     );
 }

@@ -124,6 +124,16 @@ impl Net {
         }
     }
 
+    /// Packets are under way for up to twice so long, and overtake each other.
+    pub(crate) fn disorder_ms(&self, ms: u32) {
+        for host in self.hosts() {
+            let dev = host.interface;
+            let line =
+                format!("tc qdisc replace dev {dev} root netem delay {ms}ms {ms}ms limit 20000");
+            host.run(&line);
+        }
+    }
+
     /// Drops what RDMA sends where it arrives (where it leaves, Soft-RoCE tries again without end, on
     /// a processor of its own), and leaves alone what begins at the server's port. The caller's
     /// runtime goes on meanwhile.
