@@ -96,5 +96,10 @@ async fn serve(options: Options) -> Result<(), String> {
 }
 
 fn main() {
+    // Why a connection was lost, if one is.
+    tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::WARN)
+        .with_writer(std::io::stderr)
+        .init();
     rpc_bench_load::run("rdma-rpc", env!("CARGO_PKG_VERSION"), serve, connect);
 }
