@@ -51,11 +51,12 @@ impl ProtectionDomain {
     }
 
     /// It rests from now on, if peers' devices may ask for it again.
-    pub(super) fn rest(&self, held: Held, bytes: usize, now: Instant) {
+    pub(super) fn rest(&self, held: Held) {
         if self.device.facts().iwarp {
             return;
         }
-        drop(self.rests.add(held, bytes, now, self.device.resting_bytes()));
+        let bytes = held.len();
+        drop(self.rests.add(held, bytes, Instant::now(), self.device.resting_bytes()));
     }
 
     /// When something has rested for long enough.
@@ -64,8 +65,8 @@ impl ProtectionDomain {
     }
 
     /// Lets go what has.
-    pub(super) fn end_rests(&self, now: Instant) {
-        drop(self.rests.take_over(now, self.device.resting_bytes()));
+    pub(super) fn end_rests(&self) {
+        drop(self.rests.take_over(Instant::now(), self.device.resting_bytes()));
     }
 
     /// Takes memory, or registers it; once more if there was too little and what rests here has gone.

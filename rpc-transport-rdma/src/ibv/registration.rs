@@ -4,7 +4,6 @@
 use std::mem::ManuallyDrop;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
 
 use bytes::Bytes;
 
@@ -177,12 +176,16 @@ impl Held {
         self.memory.start()
     }
 
+    /// How much it is.
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
     /// Nobody here needs it any more. If a peer has read it, the peer's device may yet ask for it again.
     pub(super) fn let_go(self) {
         let pd = if self.access == Access::RemoteRead { self.registration.pd() } else { None };
         if let Some(pd) = pd {
-            let len = self.len;
-            pd.rest(self, len, Instant::now());
+            pd.rest(self);
         }
     }
 }

@@ -19,7 +19,7 @@ use tokio::time::{Sleep, sleep_until};
 use super::pd::ProtectionDomain;
 
 /// How long: far longer than a packet is under way that arrives at all.
-pub(super) const REST: Duration = Duration::from_secs(1);
+const REST: Duration = Duration::from_secs(1);
 
 /// How much may rest of all connections of a device, but for what was the last of each: as much as a fast
 /// card moves in milliseconds, in which a packet is not late.
@@ -131,7 +131,7 @@ impl RestAlarm {
             if alarm.as_mut().poll(cx).is_pending() {
                 return;
             }
-            pd.end_rests(Instant::now());
+            pd.end_rests();
         }
         self.0 = None;
     }
